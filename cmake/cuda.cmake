@@ -1,0 +1,54 @@
+# Decides whether the CUDA backend is built, says so, and sets
+#   HYMBA_WITH_CUDA           whether it is
+#   HYMBA_CUDA_VERSION        the toolkit's version, or "none" and the reason
+#   HYMBA_CUDA_ARCHITECTURES  what the kernels are compiled for, or "none"
+
+# Finds a working nvcc. Sets CMAKE_CUDA_COMPILER, or `problem`.
+macro(hymba_find_nvcc)
+  # CMake searches the PATH and CUDACXX only; the toolkit's installer puts nvcc into neither.
+  if(NOT DEFINED CMAKE_CUDA_COMPILER AND NOT DEFINED ENV{CUDACXX})
+    find_program(HYMBA_NVCC nvcc HINTS ENV CUDA_HOME ENV CUDA_PATH PATH_SUFFIXES bin
+      PATHS /usr/local/cuda)
+    if(HYMBA_NVCC)
+      set(ENV{CUDACXX} ${HYMBA_NVCC})
+    endif()
+  endif()
+  include(CheckLanguage)
+  check_language(CUDA)
+  if(CMAKE_CUDA_COMPILER)
+    set(problem "")
+  elseif(HYMBA_NVCC)
+    set(problem "${HYMBA_NVCC} does not work here (see CMakeFiles/CMakeError.log)")
+  else()
+    set(problem "nvcc not found")
+  endif()
+endmacro()
+
+if(HYMBA_CUDA STREQUAL "OFF")
+  set(problem "HYMBA_CUDA is OFF")
+else()
+  hymba_find_nvcc()
+  if(problem AND HYMBA_CUDA STREQUAL "ON")
+    message(FATAL_ERROR "hymba: HYMBA_CUDA is ON, but ${problem}. Install the CUDA toolkit, or name "
+      "its nvcc in CUDACXX.")
+  endif()
+endif()
+
+if(problem)
+  set(HYMBA_WITH_CUDA OFF)
+  set(HYMBA_CUDA_VERSION "none (${problem})")
+  set(HYMBA_CUDA_ARCHITECTURES "none")
+  message(NOTICE "hymba: ${problem}, building for the CPU only")
+else()
+  set(HYMBA_WITH_CUDA ON)
+  # Machine code for the parts that we tune for, and PTX (`90` without `-real`) for newer ones.
+  set(CMAKE_CUDA_ARCHITECTURES 80-real 89-real 90)
+  # CMakeLists.txt links the static runtime by its path, which works for every layout of the toolkit.
+  set(CMAKE_CUDA_RUNTIME_LIBRARY None)
+  enable_language(CUDA)
+  find_package(CUDAToolkit REQUIRED)
+  string(REGEX MATCH "^[0-9]+\\.[0-9]+" HYMBA_CUDA_VERSION "${CMAKE_CUDA_COMPILER_VERSION}")
+  set(HYMBA_CUDA_ARCHITECTURES "sm_80, sm_89, sm_90a")
+  message(NOTICE
+    "hymba: building with CUDA ${HYMBA_CUDA_VERSION} for ${HYMBA_CUDA_ARCHITECTURES}")
+endif()

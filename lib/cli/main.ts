@@ -1,0 +1,79 @@
+#!/usr/bin/env node
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { Command } from "commander";
+import { chatCommand } from "./chat";
+import type { CliContext, Library } from "./context";
+import { doctorCommand } from "./doctor";
+import { reportFailure } from "./failure";
+import { generateCommand } from "./generate";
+import { infoCommand } from "./info";
+import { type CliIo, processIo } from "./io";
+import { hymbaLibrary } from "./library";
+import { scoreCommand } from "./score";
+
+const COMMANDS = [generateCommand, chatCommand, scoreCommand, infoCommand, doctorCommand];
+
+const EXAMPLES = `
+Examples:
+  $ hymba generate --prompt "The old house stood"
+  $ hymba chat --system "You are brief."
+  $ hymba <command> --help
+
+Exit codes: 0 done, 1 failed, 2 wrong command line, 130 interrupted.
+`;
+
+/**
+ * Runs one command line and returns the exit code: 0 done, 1 failed, 2 wrong command line, 130
+ * interrupted.
+ * @param argv the arguments after `hymba`.
+ */
+export async function run(
+  argv: readonly string[],
+  io: CliIo = processIo(),
+  library: Library = hymbaLibrary,
+): Promise<number> {
+  const controller = new AbortController();
+  const interrupt = (): void => controller.abort();
+  const release = io.onInterrupt(interrupt);
+  try {
+    await buildProgram({ io, library, signal: controller.signal, interrupt }).parseAsync(argv, {
+      from: "user",
+    });
+    return controller.signal.aborted ? 130 : 0;
+  } catch (error) {
+    // What fails after Ctrl-C fails because of it.
+    return controller.signal.aborted ? 130 : reportFailure(error, io);
+  } finally {
+    release();
+  }
+}
+
+function buildProgram(context: CliContext): Command {
+  const { stdout, stderr } = context.io;
+  const program = new Command("hymba")
+    .description("Run Hymba language models.")
+    .version(packageVersion())
+    .exitOverride()
+    .configureOutput({
+      writeOut: (text) => void stdout.write(text),
+      writeErr: (text) => void stderr.write(text),
+    })
+    .showHelpAfterError("Run the command with --help for its options.")
+    .addHelpText("after", EXAMPLES);
+  for (const command of COMMANDS) {
+    program.addCommand(command(context).copyInheritedSettings(program));
+  }
+  return program;
+}
+
+function packageVersion(): string {
+  const path = join(__dirname, "..", "..", "package.json");
+  return (JSON.parse(readFileSync(path, "utf8")) as { version: string }).version;
+}
+
+if (require.main === module) {
+  void run(process.argv.slice(2)).then((code) => {
+    process.exitCode = code;
+  });
+}

@@ -1,0 +1,28 @@
+/**
+ * Serves NVIDIA's Hymba hybrid-head language models from Node.js.
+ * @packageDocumentation
+ */
+export { HYMBA_ERROR_CODES, HymbaError, type HymbaErrorCode } from "./errors";
+export {
+  type DecodeRequest,
+  HymbaModel,
+  type LoadOptions,
+  type LoadProgress,
+  type MemoryOptions,
+  type MemoryPlan,
+  type ModelInfo,
+  type ModelLimits,
+  type OutputOptions,
+  type PrefillRequest,
+  Sequence,
+  type StepResult,
+  type TokenLogprob,
+} from "./model";
+export type { CacheUsage, LogitsWanted, ModelDtype, PoolUsage, TracedTensor } from "./binding";
+export type { HymbaConfig, LayerConfig } from "./checkpoint/config";
+export type { DeviceInfo, DeviceRequest } from "./device";
+export type { FinishReason, GenerateOptions, GenerationChunk } from "./generate";
+export type { RunOptions } from "./runner";
+export type { SamplingOptions } from "./sampling";
+export type { ChatMessage, ChatTemplateOptions } from "./text/chat_template";
+export { Tokenizer, type TokenizerLoadOptions } from "./text/tokenizer";

@@ -1,0 +1,166 @@
+import {
+  awaitNative,
+  type LogitsWanted,
+  type NativeModel,
+  type NativeSpan,
+  type NativeSpanResult,
+} from "./binding";
+import { HymbaError } from "./errors";
+import type { NativeSampling } from "./sampling";
+import type { Sequence } from "./sequence";
+import { planSteps, type StepLimits, type StepSpan } from "./steps";
+
+/** Tokens for one sequence, validated, and what is wanted for them. */
+export interface SpanWork {
+  readonly sequence: Sequence;
+  readonly tokens: Int32Array;
+  readonly generated: boolean;
+  readonly logits: LogitsWanted;
+  readonly sampling: NativeSampling | null;
+  readonly targets: Int32Array | null;
+}
+
+/** How a call is watched and ended early. */
+export interface RunOptions {
+  /** Checked before every step. */
+  readonly signal?: AbortSignal | undefined;
+  /** Called after every step with the share of tokens that are done, 0 to 1. */
+  readonly onProgress?: ((fraction: number) => void) | undefined;
+}
+
+/** Limits of a model's steps. */
+export interface RunnerLimits extends StepLimits {
+  readonly maxContextTokens: number;
+}
+
+/** Throws ERR_ABORTED once the signal has fired. */
+export function throwIfAborted(signal: AbortSignal | undefined): void {
+  if (signal?.aborted) {
+    throw new HymbaError("ERR_ABORTED", "the call was aborted by its signal", {
+      cause: signal.reason,
+    });
+  }
+}
+
+/** Cuts work into steps and has the addon run them, one after the other. */
+export class Runner {
+  readonly #native: NativeModel;
+  readonly #limits: RunnerLimits;
+
+  constructor(native: NativeModel, limits: RunnerLimits) {
+    this.#native = native;
+    this.#limits = limits;
+  }
+
+  /**
+   * Runs the spans, one a sequence, and returns their results in the same order. The sequences are
+   * taken together or not at all; when a later step fails or the signal fires, they keep the tokens
+   * of the steps before, as their `length` says.
+   * @throws HymbaError ERR_DISPOSED, ERR_BUSY, ERR_INVALID_ARGUMENT (a sequence twice),
+   * ERR_CONTEXT_FULL, ERR_OUT_OF_MEMORY, ERR_ABORTED.
+   */
+  async run(work: readonly SpanWork[], options: RunOptions = {}): Promise<NativeSpanResult[]> {
+    throwIfAborted(options.signal);
+    this.#checkContext(work);
+    const ids = enterAll(work);
+    try {
+      return await this.#runSteps(work, ids, options);
+    } finally {
+      for (const { sequence } of work) sequence.leave();
+    }
+  }
+
+  #checkContext(work: readonly SpanWork[]): void {
+    const { maxContextTokens } = this.#limits;
+    for (const [index, { sequence, tokens }] of work.entries()) {
+      if (sequence.length + tokens.length > maxContextTokens) {
+        throw new HymbaError(
+          "ERR_CONTEXT_FULL",
+          `request ${index}: a sequence of ${sequence.length} tokens cannot take ` +
+            `${tokens.length} more, the model was loaded for ${maxContextTokens} ` +
+            `(maxContextTokens)`,
+        );
+      }
+    }
+  }
+
+  async #runSteps(
+    work: readonly SpanWork[],
+    ids: readonly number[],
+    { signal, onProgress }: RunOptions,
+  ): Promise<NativeSpanResult[]> {
+    const lengths = work.map(({ tokens }) => tokens.length);
+    const total = lengths.reduce((sum, length) => sum + length, 0);
+    const parts: NativeSpanResult[][] = work.map(() => []);
+    let done = 0;
+    for (const step of planSteps(lengths, this.#limits)) {
+      throwIfAborted(signal);
+      const spans = step.map((span) => nativeSpan(work[span.request]!, ids[span.request]!, span));
+      const results = await awaitNative(() => this.#native.step(spans));
+      for (const [index, { request, begin, end }] of step.entries()) {
+        work[request]!.sequence.advance(end - begin);
+        parts[request]!.push(results[index]!);
+        done += end - begin;
+      }
+      onProgress?.(done / total);
+    }
+    return parts.map(joinResults);
+  }
+}
+
+/** Reserves all sequences, or none. */
+function enterAll(work: readonly SpanWork[]): number[] {
+  const entered: Sequence[] = [];
+  const ids: number[] = [];
+  try {
+    for (const [index, { sequence }] of work.entries()) {
+      const earlier = entered.indexOf(sequence);
+      if (earlier >= 0) {
+        throw new HymbaError(
+          "ERR_INVALID_ARGUMENT",
+          `requests ${earlier} and ${index} are for the same sequence: a call takes each once`,
+        );
+      }
+      ids.push(sequence.enter());
+      entered.push(sequence);
+    }
+    return ids;
+  } catch (error) {
+    for (const sequence of entered) sequence.leave();
+    throw error;
+  }
+}
+
+/** The part of a request that goes into a step. What comes of the last token comes with the last part. */
+function nativeSpan(work: SpanWork, id: number, { begin, end }: StepSpan): NativeSpan {
+  const isLast = end === work.tokens.length;
+  return {
+    sequence: id,
+    tokens: work.tokens.subarray(begin, end),
+    generated: work.generated,
+    logits: work.logits === "last" && !isLast ? "none" : work.logits,
+    sampling: isLast ? work.sampling : null,
+    targets: work.targets?.subarray(begin, end) ?? null,
+  };
+}
+
+function joinResults(parts: readonly NativeSpanResult[]): NativeSpanResult {
+  const logits = parts.flatMap((part) => part.logits ?? []);
+  const targetLogprobs = parts.flatMap((part) => part.targetLogprobs ?? []);
+  return {
+    ...parts.at(-1),
+    ...(logits.length > 0 && { logits: joinFloats(logits) }),
+    ...(targetLogprobs.length > 0 && { targetLogprobs: joinFloats(targetLogprobs) }),
+  };
+}
+
+function joinFloats(parts: readonly Float32Array[]): Float32Array {
+  if (parts.length === 1) return parts[0]!;
+  const joined = new Float32Array(parts.reduce((sum, part) => sum + part.length, 0));
+  let offset = 0;
+  for (const part of parts) {
+    joined.set(part, offset);
+    offset += part.length;
+  }
+  return joined;
+}

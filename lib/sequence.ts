@@ -1,0 +1,92 @@
+import { HymbaError } from "./errors";
+
+/** The model's side of its sequences. */
+export interface SequenceOwner {
+  /** Gives back what the sequence holds. */
+  releaseSequence(id: number): void;
+}
+
+/** Gives back what a sequence held that was forgotten rather than disposed of. */
+const forgotten = new FinalizationRegistry<{ owner: WeakRef<SequenceOwner>; id: number }>(
+  ({ owner, id }) => owner.deref()?.releaseSequence(id),
+);
+
+/**
+ * A text in a model's cache, from `model.createSequence()`. It begins after the model's meta tokens
+ * and grows with every `prefill` and `decode`; there is no way back.
+ */
+export class Sequence {
+  readonly #owner: SequenceOwner;
+  readonly #id: number;
+  #length = 0;
+  #busy = false;
+  #disposed = false;
+
+  /** @internal Sequences come from `model.createSequence()`. */
+  constructor(owner: SequenceOwner, id: number) {
+    this.#owner = owner;
+    this.#id = id;
+    forgotten.register(this, { owner: new WeakRef(owner), id }, this);
+  }
+
+  /** Tokens so far, the model's meta tokens not counted. */
+  get length(): number {
+    return this.#length;
+  }
+
+  /** Whether it was disposed of, by itself or with its model. */
+  get disposed(): boolean {
+    return this.#disposed;
+  }
+
+  /**
+   * Gives back its part of the cache, at once or when the call that uses it has finished. Disposing
+   * twice does nothing.
+   */
+  dispose(): void {
+    if (this.#disposed) return;
+    this.#disposed = true;
+    if (!this.#busy) this.#release();
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+
+  /** @internal Whether it belongs to a model. */
+  belongsTo(owner: SequenceOwner): boolean {
+    return this.#owner === owner;
+  }
+
+  /**
+   * @internal Reserves it for a call, until `leave`. Returns the native id.
+   * @throws HymbaError ERR_DISPOSED, ERR_BUSY.
+   */
+  enter(): number {
+    if (this.#disposed) throw new HymbaError("ERR_DISPOSED", "the sequence was disposed");
+    if (this.#busy) {
+      throw new HymbaError(
+        "ERR_BUSY",
+        "the sequence is in use by a call that has not finished: await it first",
+      );
+    }
+    this.#busy = true;
+    return this.#id;
+  }
+
+  /** @internal Notes tokens that a step has added. */
+  advance(tokens: number): void {
+    this.#length += tokens;
+  }
+
+  /** @internal Ends a call's use. */
+  leave(): void {
+    this.#busy = false;
+    if (this.#disposed) this.#release();
+  }
+
+  #release(): void {
+    forgotten.unregister(this);
+    this.#owner.releaseSequence(this.#id);
+  }
+}

@@ -1,0 +1,12 @@
+#include "addon/make_backend.h"
+
+#include "cpu/cpu_backend.h"
+
+namespace hymba {
+
+std::unique_ptr<Backend> make_backend(const std::string& device, int num_threads) {
+  if (device == "cpu") return cpu::make_cpu_backend(num_threads);
+  fail(ErrorCode::kNoDevice, "there is no backend for device \"", device, "\" in this build");
+}
+
+}  // namespace hymba

@@ -1,0 +1,150 @@
+// Which pages and which state slot each sequence holds; page tables and positions of a step.
+//
+// A step: begin_step takes all pages that it needs or, on any error, nothing; fill writes what the
+// stages read; end_step commits once they ran; cancel_step undoes a step of which no stage ran.
+//
+// Invariants, outside of a step and while one is open:
+//
+// A page or slot is free, or held by exactly the sequences (and the prefix) that count as its
+// owners. Only the pages of the shared prefix have more than one.
+//
+// A sequence holds the pages of all its text in the global pool, and in the window pool those that
+// its next token, or any token of the open step, can see: never more than the pool's ring columns,
+// so that no two of them meet in a column.
+//
+// What a step writes to has one owner: a sequence's pages from its write position on, and its slot.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <unordered_map>
+#include <vector>
+
+#include "cache/kv_layout.h"
+#include "cache/refcount_pool.h"
+
+namespace hymba {
+
+// Never used twice in a table.
+using SequenceId = int64_t;
+
+struct SpanRequest {
+  SequenceId id = 0;
+  int num_tokens = 0;
+  bool generated = false;  // the tokens were sampled, not given: penalties tell the two apart
+};
+
+// Where the metadata of a step go: T tokens, S spans. All extents must match.
+struct StepTables {
+  std::span<int32_t> positions;     // [T]
+  std::span<int32_t> token_spans;   // [T]
+  std::span<int32_t> span_offsets;  // [S+1]
+  std::span<int32_t> state_source;  // [S]; -1: from zeros
+  std::span<int32_t> state_slot;    // [S]
+  std::span<int32_t> is_generated;  // [S]
+  std::span<int32_t> fresh;         // [S]: 1 when the slot starts a new sequence
+  // Rows of ops/kv_view.h's page table. A column without a page is -1, so that a stage that reads
+  // one by mistake is caught.
+  std::span<int32_t> global_pages;  // [S, columns of the global pool]
+  std::span<int32_t> window_pages;  // [S, columns of the window pool]
+};
+
+struct PoolUsage {
+  int used = 0;
+  int total = 0;
+};
+
+// What the prefix and an open step hold counts as used.
+struct CacheUsage {
+  PoolUsage sequences;
+  PoolUsage state_slots;
+  PoolUsage global_pages;
+  PoolUsage window_pages;
+};
+
+class SequenceTable {
+ public:
+  explicit SequenceTable(const KvLayout& layout);
+
+  // A sequence that starts after the shared prefix. Throws kOutOfMemory when all are in use.
+  SequenceId create();
+  // A sequence that starts from nothing: its first tokens are the meta tokens, in pages of its own.
+  // Throws kOutOfMemory when all sequences, or the pages for its meta tokens, are in use.
+  SequenceId create_cold();
+  // Takes over the pages and the state of a cold sequence that had exactly the meta tokens: all
+  // sequences created from now on start from them. The sequence is no more. Once a table, before
+  // the first create(); not for a model without meta tokens.
+  void adopt_prefix(SequenceId id);
+  // Gives back all that a sequence holds. Throws kDisposed when there is no such sequence.
+  void release(SequenceId id);
+
+  // Text tokens so far. Throws kDisposed.
+  int length(SequenceId id) const;
+  // Of the next token, counted from the first meta token. Throws kDisposed.
+  int position(SequenceId id) const;
+
+  // Opens a step of one span a sequence. Throws kInvalidArgument, kDisposed, kContextFull or
+  // kOutOfMemory; then nothing has changed.
+  void begin_step(std::span<const SpanRequest> requests);
+  void fill(const StepTables& tables) const;
+  // The spans' tokens are in the cache. Frees the pages that no later token of theirs can see.
+  void end_step();
+  // As if the step had not begun. Not for a step whose stages ran: states are updated in place.
+  void cancel_step();
+
+  CacheUsage usage() const;
+
+ private:
+  // The pages of one pool that a sequence holds.
+  struct PageRun {
+    std::vector<int32_t> meta;
+    std::vector<int32_t> text;  // of text pages first, first + 1, …
+    int first = 0;
+
+    int end() const { return first + static_cast<int>(text.size()); }
+  };
+
+  struct Sequence {
+    int position = 0;
+    int state_slot = 0;
+    int start_slot = -1;   // whose state it starts from; -1: from zeros
+    bool started = false;  // its own slot holds its state
+    PerPool<PageRun> runs;
+  };
+
+  struct Span {
+    SequenceId id = 0;
+    Sequence* sequence = nullptr;
+    int num_tokens = 0;
+    bool generated = false;
+    PerPool<int> new_pages;
+  };
+
+  Sequence& find(SequenceId id);
+  const Sequence& find(SequenceId id) const;
+  int text_tokens(int64_t position) const;
+
+  void check_no_step(const char* call) const;
+  void check_can_create(const char* call) const;
+  void check_free(KvPool pool, const char* who, int64_t num_pages) const;
+  SequenceId insert(Sequence sequence);
+  void release_pages(PageRun& run, KvPool pool);
+
+  Span plan_span(const SpanRequest& request, size_t request_idx);
+  void check_step(std::span<const Span> spans) const;
+  void check_exclusive(const Span& span, KvPool pool) const;
+  void take_pages(std::vector<Span>& spans);
+  void release_behind_window(Sequence& sequence);
+  void fill_pages(KvPool pool, std::span<int32_t> table) const;
+
+  const KvLayout layout_;
+  PerPool<RefcountPool> pages_;
+  RefcountPool state_slots_;
+  std::unordered_map<SequenceId, Sequence> sequences_;
+  SequenceId next_id_ = 0;
+  int prefix_slot_ = -1;
+  PerPool<std::vector<int32_t>> prefix_pages_;
+  std::vector<Span> step_;  // empty: no step is open
+};
+
+}  // namespace hymba

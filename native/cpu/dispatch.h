@@ -1,0 +1,29 @@
+// From a dtype known at run time to a type known at compile time.
+#pragma once
+
+#include "core/dtype.h"
+#include "core/error.h"
+
+namespace hymba::cpu {
+
+// Calls f(float{}) or f(BFloat16{}): the two types that activations have.
+template <typename F>
+void with_act_type(DType dtype, F&& f) {
+  switch (dtype) {
+    case DType::kF32:
+      return f(float{});
+    case DType::kBF16:
+      return f(BFloat16{});
+    default:
+      fail(ErrorCode::kInternal, "activations in ", dtype_name(dtype));
+  }
+}
+
+// Calls f(float{}), f(BFloat16{}) or f(Float16{}): the types that checkpoints hold.
+template <typename F>
+void with_weight_type(DType dtype, F&& f) {
+  if (dtype == DType::kF16) return f(Float16{});
+  with_act_type(dtype, f);
+}
+
+}  // namespace hymba::cpu

@@ -1,0 +1,23 @@
+// The cache in the memory of the backend: K/V pages of both pools, Mamba state slots and token history. Which page or slot
+// belongs to whom is decided by SequenceTable; this is where they lie.
+#pragma once
+
+#include "cache/kv_layout.h"
+#include "core/arena.h"
+#include "model/config.h"
+
+namespace hymba {
+
+struct CacheViews {
+  PerPool<TensorView> pages;            // [pages, page elements] act
+  std::vector<TensorView> ssm_states;   // a layer: [slots, E, N] f32
+  std::vector<TensorView> conv_states;  // a layer: [slots, W-1, E] act
+  TensorView history;                   // [slots, V] u16
+};
+
+KvLayout make_kv_layout(const ModelConfig& config, const ModelOptions& options);
+
+CacheViews plan_cache(const ModelConfig& config, const ModelOptions& options,
+                      const KvLayout& layout, Arena& arena);
+
+}  // namespace hymba
