@@ -14,9 +14,14 @@ export default defineConfig([
       eqeqeq: "error",
       // TypeScript resolves names, in scripts through JSDoc types.
       "no-undef": "off",
-      "@typescript-eslint/consistent-type-imports": "error",
+      "@typescript-eslint/consistent-type-imports": ["error", { disallowTypeAnnotations: false }],
       "@typescript-eslint/no-floating-promises": "error",
-      "@typescript-eslint/no-unused-vars": ["error", { argsIgnorePattern: "^_" }],
+      // `import x = require("x")` is how TypeScript imports a CommonJS package without named exports.
+      "@typescript-eslint/no-require-imports": ["error", { allowAsImport: true }],
+      "@typescript-eslint/no-unused-vars": [
+        "error",
+        { argsIgnorePattern: "^_", varsIgnorePattern: "^_", ignoreRestSiblings: true },
+      ],
       "@typescript-eslint/prefer-readonly": "error",
       // Numbers and booleans print as they read.
       "@typescript-eslint/restrict-template-expressions": [
@@ -44,8 +49,10 @@ export default defineConfig([
   {
     files: ["test/**"],
     rules: {
-      // `expect(object.method)` and planted wrong types are a test's business.
+      // `expect(object.method)` calls nothing; Jest's matchers and JSON.parse give `any`.
       "@typescript-eslint/unbound-method": "off",
+      "@typescript-eslint/no-unsafe-argument": "off",
+      "@typescript-eslint/no-unsafe-assignment": "off",
       "no-restricted-syntax": [
         "error",
         {
@@ -56,8 +63,8 @@ export default defineConfig([
     },
   },
   {
-    // Configuration that tools read as CommonJS.
-    files: ["*.js"],
+    // Outside of tsconfig.json.
+    files: ["*.js", "test/**/*.mjs"],
     extends: [tseslint.configs.disableTypeChecked],
   },
 ]);

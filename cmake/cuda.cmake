@@ -5,20 +5,24 @@
 
 # Finds a working nvcc. Sets CMAKE_CUDA_COMPILER, or `problem`.
 macro(hymba_find_nvcc)
-  # CMake searches the PATH and CUDACXX only; the toolkit's installer puts nvcc into neither.
-  if(NOT DEFINED CMAKE_CUDA_COMPILER AND NOT DEFINED ENV{CUDACXX})
-    find_program(HYMBA_NVCC nvcc HINTS ENV CUDA_HOME ENV CUDA_PATH PATH_SUFFIXES bin
-      PATHS /usr/local/cuda)
-    if(HYMBA_NVCC)
-      set(ENV{CUDACXX} ${HYMBA_NVCC})
+  if(NOT CMAKE_CUDA_COMPILER)
+    # Look again at every configure: a toolkit may have been installed in between.
+    unset(CMAKE_CUDA_COMPILER CACHE)
+    # CMake searches the PATH and CUDACXX only; the toolkit's installer puts nvcc into neither.
+    if(NOT DEFINED ENV{CUDACXX})
+      find_program(HYMBA_NVCC nvcc HINTS ENV CUDA_HOME ENV CUDA_PATH PATHS /usr/local/cuda
+        PATH_SUFFIXES bin)
+      if(HYMBA_NVCC)
+        set(ENV{CUDACXX} ${HYMBA_NVCC})
+      endif()
     endif()
   endif()
   include(CheckLanguage)
   check_language(CUDA)
   if(CMAKE_CUDA_COMPILER)
     set(problem "")
-  elseif(HYMBA_NVCC)
-    set(problem "${HYMBA_NVCC} does not work here (see CMakeFiles/CMakeError.log)")
+  elseif(DEFINED ENV{CUDACXX})
+    set(problem "$ENV{CUDACXX} does not work")
   else()
     set(problem "nvcc not found")
   endif()

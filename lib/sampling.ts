@@ -164,8 +164,9 @@ function biasLists(
   const entries = biases === undefined ? [] : biasEntries(name, biases);
   const biasTokens = new Int32Array(entries.length);
   const biasValues = new Float32Array(entries.length);
-  entries.forEach(([token, value], i) => {
-    biasTokens[i] = checkInteger(`a token id in ${name}`, token, 0, vocabSize - 1);
+  entries.forEach(([key, value], i) => {
+    const token = checkInteger(`a token id in ${name}`, key, 0, vocabSize - 1);
+    biasTokens[i] = token;
     biasValues[i] = value === -Infinity ? value : checkFloat(`${name}[${token}]`, value, BIAS);
   });
   return { biasTokens, biasValues };

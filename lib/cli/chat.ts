@@ -27,7 +27,7 @@ interface ChatFlags extends LoadFlags, SamplingFlags {
   readonly json?: boolean;
 }
 
-/** For models that were never taught a conversation: a play script, which any text model continues. */
+/** For models never taught a conversation: a play script, which any text model continues. */
 const PLAIN_TEMPLATE = `{{ bos_token }}
 {%- for message in messages %}
 {{- message.role | capitalize }}:
@@ -192,7 +192,7 @@ class Chat {
     if (finishReason === "context") this.#note("The context is full: /reset begins a new one.");
   }
 
-  /** Tokens of the new turn. Only a template that rewrites earlier turns makes it start over. */
+  /** Tokens of the new turn, or of everything when earlier turns have changed. */
   async #nextPrompt(): Promise<readonly number[]> {
     const { tokenizer } = this.#model;
     const rendered = applyChatTemplate(this.#template, this.#messages, {
@@ -202,7 +202,7 @@ class Chat {
     const { length } = this.#sequence;
     let tokens = await this.#transcript.tokensUpTo(rendered, length);
     if (tokens === undefined) {
-      this.#note("The chat template rewrote earlier turns; the conversation is read again.");
+      this.#note("Earlier turns changed; the conversation is read again.");
       this.#newSequence();
       tokens = (await this.#transcript.tokensUpTo(rendered, 0)) ?? [];
     }

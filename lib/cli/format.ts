@@ -20,11 +20,6 @@ export function formatCount(count: number): string {
   return Math.round(count).toLocaleString("en-US");
 }
 
-/** Tokens a second, from a number of tokens and milliseconds. */
-export function formatRate(tokens: number, milliseconds: number): string {
-  return `${formatCount(tokensPerSecond(tokens, milliseconds))} tokens/s`;
-}
-
 /** Tokens a second; 0 when no time has passed that could be measured. */
 export function tokensPerSecond(tokens: number, milliseconds: number): number {
   return milliseconds > 0 ? (tokens * 1000) / milliseconds : 0;

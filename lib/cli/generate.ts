@@ -78,7 +78,9 @@ async function generate(
       endsLine = chunk.text.endsWith("\n");
     }
   }
-  const stats = timer.stats(model, prompt.length, prompt.length + timer.tokens);
+  // The last token was not run any more.
+  const heldTokens = prompt.length + Math.max(timer.tokens - 1, 0);
+  const stats = timer.stats(model, prompt.length, heldTokens);
   if (flags.json) {
     await writeJson(io.stdout, { type: "end", finishReason, ...stats });
   } else if (!endsLine) {

@@ -1,5 +1,6 @@
 import { join } from "node:path";
 import { Argument, type Command, InvalidArgumentError, Option } from "commander";
+import type { LoadOptions } from "../model";
 
 /** The model that comes with the package. */
 export const BUNDLED_MODEL = join(__dirname, "..", "..", "models", "hymba-tiny");
@@ -42,7 +43,7 @@ export function addLoadOptions(command: Command): Command {
 }
 
 /** The flags of {@link addLoadOptions} as options of `HymbaModel.load`. */
-export function loadOptions({ device, dtype, threads, context }: LoadFlags) {
+export function loadOptions({ device, dtype, threads, context }: LoadFlags): LoadOptions {
   return {
     ...(device !== undefined && { device }),
     ...(dtype !== undefined && { dtype }),

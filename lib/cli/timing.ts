@@ -1,5 +1,5 @@
 import type { HymbaModel } from "../model";
-import { formatBytes, formatCount, formatRate, formatTable, tokensPerSecond } from "./format";
+import { formatBytes, formatCount, formatTable, tokensPerSecond } from "./format";
 
 /** How long the two phases of an answer took, and what it holds in the cache. */
 export interface GenerationStats {
@@ -60,19 +60,12 @@ export class GenerationTimer {
 /** Statistics as a person reads them. */
 export function formatStats(model: HymbaModel, stats: GenerationStats): string {
   const { device, dtype } = model.info();
-  const seconds = (ms: number): string => `${(ms / 1000).toFixed(2)} s`;
+  const phase = (tokens: number, ms: number, rate: number): string =>
+    `${formatCount(tokens)} tokens in ${(ms / 1000).toFixed(2)} s, ${formatCount(rate)} tokens/s`;
   return formatTable([
     ["device", `${device.kind}: ${device.name}, ${dtype} (${device.reason})`],
-    [
-      "prefill",
-      `${formatCount(stats.promptTokens)} tokens in ${seconds(stats.prefillMs)}, ` +
-        formatRate(stats.promptTokens, stats.prefillMs),
-    ],
-    [
-      "decode",
-      `${formatCount(stats.generatedTokens)} tokens in ${seconds(stats.decodeMs)}, ` +
-        `${formatCount(stats.decodeTokensPerSecond)} tokens/s`,
-    ],
+    ["prefill", phase(stats.promptTokens, stats.prefillMs, stats.prefillTokensPerSecond)],
+    ["decode", phase(stats.generatedTokens, stats.decodeMs, stats.decodeTokensPerSecond)],
     [
       "cache",
       `${formatBytes(stats.sequenceCacheBytes)} for this sequence, ` +

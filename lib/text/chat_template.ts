@@ -90,7 +90,8 @@ function checkMessages(messages: readonly ChatMessage[]): void {
   if (!Array.isArray(messages) || messages.length === 0) {
     throw new HymbaError(
       "ERR_INVALID_ARGUMENT",
-      `messages must be a non-empty array, got ${Array.isArray(messages) ? "an empty one" : typeof messages}`,
+      "messages must be a non-empty array, got " +
+        (Array.isArray(messages) ? "an empty one" : typeof messages),
     );
   }
   messages.forEach((message: Partial<ChatMessage> | null | undefined, index) => {
@@ -99,7 +100,8 @@ function checkMessages(messages: readonly ChatMessage[]): void {
       if (typeof value !== "string") {
         throw new HymbaError(
           "ERR_INVALID_ARGUMENT",
-          `messages[${index}].${field} must be a string, got ${value === null ? "null" : typeof value}`,
+          `messages[${index}].${field} must be a string, got ` +
+            (value === null ? "null" : typeof value),
         );
       }
     }

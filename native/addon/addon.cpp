@@ -6,6 +6,7 @@
 #include "addon/error_js.h"
 #include "addon/model_wrap.h"
 #include "addon/napi_setup.h"
+#include "addon/sample_wrap.h"
 
 static Napi::Object init(Napi::Env env, Napi::Object exports) {
   using hymba::build_info, hymba::error_codes, hymba::probe_devices;
@@ -18,6 +19,9 @@ static Napi::Object init(Napi::Env env, Napi::Object exports) {
   function("probeDevices", probe_devices);
   hymba::init_model_wrap(env, exports);
   hymba::init_cache_wrap(env, exports);
+  auto kernels = Napi::Object::New(env);
+  hymba::init_sample_wrap(env, kernels);
+  exports.Set("kernels", kernels);
   return exports;
 }
 

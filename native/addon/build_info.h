@@ -5,7 +5,8 @@
 
 namespace hymba {
 
-// { compiler, buildType, cuda, cudaArchitectures }, all strings, "none" for what is not there; `sanitizer` in an instrumented build.
+// { compiler, buildType, cuda, cudaArchitectures }, all strings, "none" for what is not there;
+// `sanitizer` in an instrumented build.
 Napi::Object build_info(Napi::Env env);
 
 }  // namespace hymba

@@ -73,7 +73,8 @@ SampleRequest request_from_js(const Napi::Array& rows) {
     request.rows.push_back(row);
 
     const Napi::Value history = object.Get("historyTokens");
-    const auto tokens = history.IsObject() ? history.As<Napi::Object>() : Napi::Object::New(rows.Env());
+    const auto tokens =
+        history.IsObject() ? history.As<Napi::Object>() : Napi::Object::New(rows.Env());
     request.prompt.add(tokens.Get("prompt"));
     request.generated.add(tokens.Get("generated"));
   }

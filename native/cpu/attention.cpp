@@ -1,6 +1,6 @@
 // Computes  out[t, h] = softmax(scale · q[t, h] · Kᵀ + mask) · V over the keys j that token i may see:
 //           j ≤ i, and (window < 0, or i - j ≤ window, or j < M). Head h reads K/V head h / (H/G).
-// Shapes    q [T, H, Dk], out [T, H, Dv]; K and V in pages (ops/kv_view.h), row-major inside a tile.
+// Shapes    q [T, H, Dk], out [T, H, Dv]; K [Dk, 64] and V [64, Dv] inside a tile (rotary_kv_write.cpp).
 // Mapping   one task for (block of up to 16 consecutive tokens of a span, K/V head): its 16·H/G query rows go through the pages
 //           together, so that a page is converted once for all of them.
 // Numerics  scores, running maximum, sum and output in fp32 (online softmax, page by page). With bf16 pages the
@@ -54,7 +54,7 @@ void add_product(int64_t rows, int64_t cols, int64_t depth, const float* a, cons
 // Scratch of one task, kept by its thread.
 struct Scratch {
   std::vector<float> q;       // [rows, Dk], scaled
-  std::vector<float> keys;    // [Dk, 64]: transposed, so that scores are a product of the same form as the output
+  std::vector<float> keys;    // [Dk, 64]
   std::vector<float> values;  // [64, Dv]
   std::vector<float> scores;  // [rows, 64]
   std::vector<float> out;     // [rows, Dv]
@@ -132,19 +132,20 @@ class BlockAttention {
                 s_.out.data());
   }
 
-  // Slots from num_keys on hold nothing yet, or what another sequence left: they read as zero, since not even a probability of
-  // zero would keep an infinity out of the sum.
+  // Slots from num_keys on hold nothing yet, or what another sequence left. Their scores are masked; their values read as zero,
+  // since not even a probability of zero would keep an infinity out of the sum.
   void load_page(int first_key, int num_keys) {
     const int page = pages_[kv_.column(first_key)];
     check(page >= 0 && page < kv_.num_pages, "attention: page ", page, " at position ", first_key);
     const Act* keys = static_cast<const Act*>(kv_.pool) + kv_.tile_offset(page, kv_head_);
-    const Act* values = keys + kPageTokens * kv_.head_dim;
-    s_.keys.assign(kv_.head_dim * kPageTokens, 0.0f);
-    for (int slot = 0; slot < num_keys; ++slot)
-      for (int i = 0; i < kv_.head_dim; ++i)
-        s_.keys[i * kPageTokens + slot] = to_float(keys[slot * kv_.head_dim + i]);
-    s_.values.assign(kPageTokens * kv_.value_head_dim, 0.0f);
-    for (int i = 0; i < num_keys * kv_.value_head_dim; ++i) s_.values[i] = to_float(values[i]);
+    const int num_key_elements = kv_.head_dim * kPageTokens;
+    s_.keys.resize(num_key_elements);
+    for (int i = 0; i < num_key_elements; ++i) s_.keys[i] = to_float(keys[i]);
+    const Act* values = keys + num_key_elements;
+    const int num_value_elements = num_keys * kv_.value_head_dim;
+    s_.values.resize(kPageTokens * kv_.value_head_dim);
+    for (int i = 0; i < num_value_elements; ++i) s_.values[i] = to_float(values[i]);
+    std::fill(s_.values.begin() + num_value_elements, s_.values.end(), 0.0f);
   }
 
   // Turns a row of scores into probabilities relative to the row's new maximum, and rescales what the row has so far.

@@ -1,4 +1,5 @@
-// Computes  history[slot] ← history[slot] with the tokens of each span counted: see ops/sampling.h for what an entry holds.
+// Computes  history[slot] ← history[slot] with the tokens of each span counted; what an entry holds
+//           stands in ops/sampling.h.
 // Shapes    token_ids [T], spans [S], history [slots, V] u16.
 // Mapping   one task a span, which is one slot.
 

@@ -66,8 +66,8 @@ inline Lanes multiply_add(Lanes a, Lanes b, Lanes sum) {
 
 // out[i] = the sum of the lanes of v[i], added up as a tree: lanes 8 apart, then 4, 2 and 1.
 inline void sum_lanes(const Lanes (&v)[1], float* out) {
-  *out = sum_eight(
-      _mm256_add_ps(_mm512_castps512_ps256(v[0].v), _mm512_extractf32x8_ps(v[0].v, 1)));
+  *out =
+      sum_eight(_mm256_add_ps(_mm512_castps512_ps256(v[0].v), _mm512_extractf32x8_ps(v[0].v, 1)));
 }
 inline void sum_lanes(const Lanes (&v)[4], float* out) {
   const __m512 by8_01 = _mm512_add_ps(_mm512_shuffle_f32x4(v[0].v, v[1].v, 0x44),

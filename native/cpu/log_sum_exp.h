@@ -10,7 +10,8 @@
 
 namespace hymba::cpu {
 
-// The largest of `value(i)`, i in [0, count); -∞ when there is none. Lanes of their own let the loop vectorise.
+// The largest of `value(i)`, i in [0, count); -∞ when there is none. Lanes of their own let the
+// loop vectorise.
 template <typename Value>
 float max_over(int64_t count, const Value& value) {
   constexpr int kLanes = 16;
@@ -27,8 +28,8 @@ float max_over(int64_t count, const Value& value) {
   return largest;
 }
 
-// log Σ e^logit over the cleaned logits; -∞ when all of them are. The terms are fp32, their sum is fp64, in eight lanes (element i in
-// lane i mod 8), which are added in order.
+// log Σ e^logit over the cleaned logits; -∞ when all of them are. The terms are fp32, their sum is
+// fp64, in eight lanes (element i in lane i mod 8), which are added in order.
 inline double log_sum_exp(const float* logits, int64_t count) {
   const float largest = max_over(count, [&](int64_t i) { return clean_logit(logits[i]); });
   if (largest == -std::numeric_limits<float>::infinity()) return largest;
@@ -45,7 +46,8 @@ inline double log_sum_exp(const float* logits, int64_t count) {
   return largest + std::log(sum);
 }
 
-// The log-probability of a logit in a row with that `log_sum_exp`. Logits that are all -∞ have no distribution: then -∞.
+// The log-probability of a logit in a row with that `log_sum_exp`. Logits that are all -∞ have no
+// distribution: then -∞.
 inline float log_probability(float logit, double log_sum_exp) {
   const float cleaned = clean_logit(logit);
   if (cleaned == -std::numeric_limits<float>::infinity()) return cleaned;

@@ -1,6 +1,7 @@
 // Computes  q, k ← rope(norm(q)), rope(norm(k)) in place, then K and V of each token into the page and slot of its position.
 // Shapes    q [T, H, Dk], k [T, G, Dk], v [T, G, Dv]; cos_sin [positions, Dk] fp32.
-// Layout    inside a tile of this backend K is [64, Dk] and V [64, Dv], both row-major: slot after slot.
+// Layout    inside a tile of this backend V is [64, Dv], slot after slot, but K is [Dk, 64]: so the scores of a page are a matrix
+//           product of the same form as its output, with the keys side by side.
 // Numerics  norm and rotation in fp32, one rounding to the activations' dtype; the pages hold exactly those rounded values.
 
 #include <algorithm>
@@ -62,7 +63,8 @@ void run_token(const RotaryKvWriteArgs& args, int64_t t) {
   for (int g = 0; g < kv.num_kv_heads; ++g) {
     Act* keys = static_cast<Act*>(kv.pool) + kv.tile_offset(page, g);
     Act* values = keys + kPageTokens * kv.head_dim;
-    std::copy_n(args.k.row<Act>(t) + g * kv.head_dim, kv.head_dim, keys + slot * kv.head_dim);
+    const Act* k = args.k.row<Act>(t) + g * kv.head_dim;
+    for (int i = 0; i < kv.head_dim; ++i) keys[i * kPageTokens + slot] = k[i];
     std::copy_n(args.v.row<Act>(t) + g * kv.value_head_dim, kv.value_head_dim,
                 values + slot * kv.value_head_dim);
   }

@@ -1,8 +1,9 @@
-// Computes  the next token of each row, its log-probability, and the most probable tokens: the steps of ops/sampling.h.
+// Computes  the next token of each row, its log-probability, and the most probable tokens: the
+//           steps of ops/sampling.h.
 // Shapes    logits [K, V], history [slots, V] u16, results [K] and [K, kMaxTopLogprobs].
 // Mapping   one task a row.
-// Numerics  logits and noise in fp32, by the functions that all backends share (ops/sampling_math.h, ops/gumbel.h); log-probabilities
-//           as in token_logprobs.cpp.
+// Numerics  logits and noise in fp32, by the functions that all backends share
+//           (ops/sampling_math.h, ops/gumbel.h); log-probabilities as in token_logprobs.cpp.
 
 #include <algorithm>
 #include <cstring>
@@ -67,8 +68,9 @@ int32_t choose(const SamplingRow& options, std::span<float> logits) {
   return argmax(logits);
 }
 
-// The `count` largest logits, largest first. Insertion into a short sorted list: almost every logit is turned away by the first
-// comparison. One that equals the last of the list is too, which leaves the lowest ids.
+// The `count` largest logits, largest first. Insertion into a short sorted list: almost every logit
+// is turned away by the first comparison. One that equals the last of the list is too, which leaves
+// the lowest ids.
 void list_top(const float* logits, int64_t vocab_size, int count, double log_sum_exp,
               int32_t* top_tokens, float* top_logprobs) {
   float top_logits[kMaxTopLogprobs];
@@ -95,8 +97,8 @@ void sample_row(const SampleArgs& args, int64_t row) {
   const SamplingRow options = options_of_row(args, row);
   const float* logits = args.logits.row<float>(row);
   const int64_t vocab_size = args.logits.dim(1);
-  check(options.num_top_logprobs >= 0 && options.num_top_logprobs <= kMaxTopLogprobs, "sample: ",
-        options.num_top_logprobs, " top log-probabilities");
+  check(options.num_top_logprobs >= 0 && options.num_top_logprobs <= kMaxTopLogprobs,
+        "sample: ", options.num_top_logprobs, " top log-probabilities");
 
   static thread_local std::vector<float> adjusted;
   adjusted.assign(logits, logits + vocab_size);

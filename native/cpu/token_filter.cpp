@@ -28,8 +28,9 @@ void keep_top_k(int32_t top_k, std::vector<Candidate>& candidates) {
   candidates.resize(top_k);
 }
 
-// Keeps the shortest beginning of the ranking whose mass reaches the target. Instead of sorting everything it halves the part
-// that holds the end of that beginning: what lies before the part is kept and counted, what lies after it is removed.
+// Keeps the shortest beginning of the ranking whose mass reaches the target. Instead of sorting
+// everything it halves the part that holds the end of that beginning: what lies before the part is
+// kept and counted, what lies after it is removed.
 void keep_top_p(float top_p, float largest, std::vector<Candidate>& candidates) {
   const auto mass = [&](const Candidate& candidate) -> int64_t {
     return top_p_mass(candidate.logit - largest);
@@ -37,8 +38,8 @@ void keep_top_p(float top_p, float largest, std::vector<Candidate>& candidates) 
   int64_t total = 0;
   for (const Candidate& candidate : candidates) total += mass(candidate);
 
-  // Tokens that could not weigh more than 1 - top_p even if all were as heavy as the heaviest of them need no ranking: a peaked
-  // distribution leaves a handful.
+  // All tokens lighter than (1 - top_p) / n of the mass weigh less than 1 - top_p together, so they
+  // go, and need no ranking. Of a peaked distribution this leaves a handful.
   const int64_t negligible =
       static_cast<int64_t>((1.0 - top_p) * static_cast<double>(total) / candidates.size());
   std::erase_if(candidates, [&](const Candidate& c) { return mass(c) < negligible; });

@@ -1,6 +1,6 @@
-// log and exp whose results are the same bits on every backend and for every compiler flag: nothing but single IEEE operations, with
-// each fused multiply-add spelled out and no product left that a compiler could fuse with a sum. No branches, so that loops over
-// them vectorise.
+// log and exp whose results are the same bits on every backend and for every compiler flag: nothing
+// but single IEEE operations, with each fused multiply-add spelled out and no product left that a
+// compiler could fuse with a sum. No branches, so that loops over them vectorise.
 #pragma once
 
 #include <cmath>
@@ -16,7 +16,8 @@ namespace hymba {
 
 // log x to a relative error of 1e-7, for normal x > 0; near 1 too, where log x is small.
 //
-// x = 2^n · (1 + r) with √½ - 1 ≤ r < √2 - 1, log x = n·ln 2 + r + r²·q(r); q is a minimax polynomial, exact to 3e-8 of the sum.
+// x = 2^n · (1 + r) with √½ - 1 ≤ r < √2 - 1, log x = n·ln 2 + r + r²·q(r); q is a minimax
+// polynomial, exact to 3e-8 of the sum.
 HYMBA_HD inline float portable_log(float x) {
   constexpr int32_t kSqrtHalf = 0x3f3504f3;  // the bits of √½
   constexpr float kLn2High = 0.693359375f;   // few bits: n·kLn2High is exact
@@ -38,15 +39,18 @@ HYMBA_HD inline float portable_log(float x) {
   return std::fma(n, kLn2High, tail);
 }
 
-// e^x to a relative error of 2e-7 for -87.3 ≤ x ≤ 0, and 0 for x ≤ -88 (in between, less exact). Not for x > 88 or NaN.
+// e^x to a relative error of 2e-7 for -87.3 ≤ x ≤ 0, and 0 for x ≤ -88 (in between, less exact).
+// Not for x > 88 or NaN.
 //
-// x = n·ln 2 + r with |r| ≤ ln 2 / 2, e^x = 2^n · (1 + r + r²·q(r)); q is a minimax polynomial, exact to 3e-9 of the sum.
+// x = n·ln 2 + r with |r| ≤ ln 2 / 2, e^x = 2^n · (1 + r + r²·q(r)); q is a minimax polynomial,
+// exact to 3e-9 of the sum.
 HYMBA_HD inline float portable_exp(float x) {
   constexpr float kLowest = -88.0f;  // its n is -127, whose power of two comes out as zero
   constexpr float kLog2E = 1.44269504f;
   constexpr float kLn2High = 0.693359375f;
   constexpr float kLn2Low = -2.12194440e-4f;
-  constexpr float kToInteger = 0x1.8p23f;  // added to a small number, leaves its nearest integer in the low mantissa bits
+  // Added to a small number, leaves its nearest integer in the low mantissa bits.
+  constexpr float kToInteger = 0x1.8p23f;
 
   x = x < kLowest ? kLowest : x;
   const float shifted = std::fma(x, kLog2E, kToInteger);

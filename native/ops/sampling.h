@@ -7,28 +7,32 @@
 
 namespace hymba {
 
-// What a sequence has seen of each vocabulary entry, for penalties: [slots, V] u16. The top bit says that the token stands in
-// the prompt, the other fifteen count (and saturate at) its occurrences among the generated tokens.
+// What a sequence has seen of each vocabulary entry, for penalties: [slots, V] u16. The top bit
+// says that the token stands in the prompt, the other fifteen count (and saturate at) its
+// occurrences among the generated tokens.
 inline constexpr uint16_t kSeenInPrompt = 0x8000;
 inline constexpr uint16_t kGeneratedCount = 0x7fff;
 
-// How one row of logits is turned into a token. The steps, in this order (their arithmetic: ops/sampling_math.h):
+// How one row of logits is turned into a token. The steps, in this order (their arithmetic:
+// ops/sampling_math.h):
 //
-// 1. Biases are added: all of those in [bias_begin, bias_end) of the bias lists. -∞ forbids a token.
-// 2. Repetition penalty θ on tokens of the prompt or generated: l/θ where l > 0, l·θ elsewhere. Then, for a token generated
-//    c > 0 times, l - presence_penalty - frequency_penalty·c.
-// 3. temperature < kLowestTemperature: the token is the one with the largest l, lowest id among equals. Done.
-// 4. l / temperature. From here on tokens are ranked: larger value first, lower id first among equals.
+// 1. Biases are added: all in [bias_begin, bias_end) of the bias lists. -∞ forbids a token.
+// 2. Repetition penalty θ, on tokens of the prompt and generated ones: l/θ where l > 0, else l·θ.
+//    Then, on tokens generated c > 0 times: l - presence_penalty - frequency_penalty·c.
+// 3. temperature < kLowestTemperature: the token is that of the largest l, the lowest id among
+//    equals, and the steps end here.
+// 4. l / temperature. From here on tokens are ranked: larger l first, lower id first among equals.
 // 5. top-k keeps the first top_k, exactly: of equals at the border those with the lowest ids.
-// 6. top-p keeps the shortest beginning of the ranking whose mass reaches top_p of the mass that step 5 left: one token at least.
-//    A token's mass is its probability in units of 2^-30 of the largest: less than half of that counts as nothing.
+// 6. top-p keeps the shortest beginning of the ranking whose mass reaches top_p of the mass that
+//    step 5 left, and at least one token. A token's mass is its probability in units of 2^-30 of
+//    the largest, rounded.
 // 7. min-p keeps the tokens that are at least min_p times as probable as the most probable one.
-// 8. The token is argmax over those kept of l/temperature + Gumbel noise (ops/gumbel.h), lowest id among equals: an exact draw from
-//    their softmax. The noise is a function of (seed, position of the token being drawn, token id): the same seed gives the same
-//    text whatever shares the batch.
+// 8. The token is argmax over those kept of l + Gumbel noise (ops/gumbel.h), the lowest id among
+//    equals: an exact draw from their softmax. The noise is a function of (seed, position of the
+//    token being drawn, token id): the same seed gives the same text whatever shares the batch.
 //
-// A NaN logit counts as -∞ and an infinite one as the largest finite number. A token that ends at -∞ is drawn only when all do:
-// it is token 0 then.
+// A NaN logit counts as -∞ and an infinite one as the largest finite number. A token that ends at
+// -∞ is drawn only when all do: it is token 0 then.
 struct SamplingRow {
   float temperature = 1;         // ≥ 0
   int32_t top_k = 0;             // 0: off
@@ -48,22 +52,23 @@ static_assert(sizeof(SamplingRow) == 56, "crosses into device memory as 14 words
 
 inline constexpr int kMaxTopLogprobs = 20;
 
-// Below this a draw is greedy: logit/temperature would be so large that rounding drowns the noise, or overflows.
+// Below this a draw is greedy: logit/temperature would be so large that rounding drowns the noise,
+// or overflows.
 inline constexpr float kLowestTemperature = 1e-4f;
 
-// history[slot] ← history[slot] with the tokens of each span counted. Meta tokens (ids below 0) are not counted. No two spans share
-// a slot.
+// history[slot] ← history[slot] with the tokens of each span counted. Meta tokens (ids below 0) are
+// not counted. No two spans share a slot.
 struct CountTokensArgs {
   TensorView token_ids;     // [T] i32
   TensorView span_offsets;  // [S+1] i32
   TensorView state_slot;    // [S] i32
-  TensorView is_generated;  // [S] i32: 1 when the span's tokens were generated, 0 when they are prompt
+  TensorView is_generated;  // [S] i32: 1 when the span's tokens were generated, 0 for a prompt
   TensorView fresh;         // [S] i32: 1 when the slot starts a new sequence: forget what it held
   TensorView history;       // [slots, V] u16
 };
 
-// Log-probabilities are those of the raw logits' softmax: before biases, penalties and temperature. Tokens at -∞
-// are not listed among the top; unused places hold token -1 and -∞.
+// Log-probabilities are those of the raw logits' softmax: before biases, penalties and temperature.
+// Tokens at -∞ are not listed among the top; unused places hold token -1 and -∞.
 struct SampleArgs {
   TensorView logits;        // [K, V] f32
   TensorView rows;          // [K, sizeof(SamplingRow)/4] i32: K SamplingRow

@@ -1,20 +1,21 @@
-// The arithmetic of sampling, token by token. All backends use these functions, so that from equal logits they draw equal tokens.
-// No product meets a sum except in a written-out fma: see portable_math.h.
+// The arithmetic of sampling, token by token. All backends use these functions, so that from equal
+// logits they draw equal tokens. No product meets a sum except in a written-out fma: see
+// portable_math.h.
 #pragma once
 
 #include <cfloat>
 #include <cmath>
 #include <cstdint>
-#include <limits>
 
 #include "ops/portable_math.h"
 #include "ops/sampling.h"
 
 namespace hymba {
 
-// NaN → -∞, +∞ → the largest finite number. Comparisons with NaN are false, so the order of the operands matters.
+// NaN → -∞, +∞ → the largest finite number. Comparisons with NaN are false, so the order of the
+// operands matters.
 HYMBA_HD inline float clean_logit(float logit) {
-  constexpr float kLowest = -std::numeric_limits<float>::infinity();
+  constexpr float kLowest = -INFINITY;
   const float number = logit > kLowest ? logit : kLowest;
   return number < FLT_MAX ? number : FLT_MAX;
 }
@@ -24,7 +25,8 @@ HYMBA_HD inline bool has_penalties(const SamplingRow& options) {
          options.frequency_penalty != 0.0f;
 }
 
-// `logit` after the repetition, presence and frequency penalties; `seen` is the token's entry in the history.
+// `logit` after the repetition, presence and frequency penalties; `seen` is the token's entry in
+// the history.
 HYMBA_HD inline float penalized_logit(float logit, uint16_t seen, const SamplingRow& options) {
   if (seen == 0) return logit;
   const int count = seen & kGeneratedCount;
@@ -34,18 +36,21 @@ HYMBA_HD inline float penalized_logit(float logit, uint16_t seen, const Sampling
   return logit > 0.0f ? logit / theta - subtracted : std::fma(logit, theta, -subtracted);
 }
 
-// A true division, not a multiplication by 1/temperature, and bounded because a small temperature can carry a large logit away.
+// A true division, not a multiplication by 1/temperature, and bounded because a small temperature
+// can carry a large logit away.
 HYMBA_HD inline float tempered_logit(float logit, float temperature) {
   return clean_logit(logit / temperature);
 }
 
-// Mass of a token that lies `distance` ≤ 0 below the largest tempered logit. Masses are integers so that their sum is exact, whatever
-// the order in which it is formed: top-p cuts at the same token on every backend.
+// Mass of a token that lies `distance` ≤ 0 below the largest tempered logit. Masses are integers so
+// that their sum is exact, whatever the order in which it is formed: top-p cuts at the same token
+// on every backend.
 HYMBA_HD inline int32_t top_p_mass(float distance) {
   return static_cast<int32_t>(std::rint(portable_exp(distance) * 0x1p30f));
 }
 
-// The mass that top-p must reach: with an integer, "reaches top_p · total" is an integer comparison.
+// The mass that top-p must reach: with an integer, "reaches top_p · total" is an integer
+// comparison.
 HYMBA_HD inline int64_t top_p_target(float top_p, int64_t total) {
   return static_cast<int64_t>(std::ceil(static_cast<double>(top_p) * static_cast<double>(total)));
 }

@@ -1,4 +1,5 @@
-// What the CUDA driver says about the machine, without ever failing: a machine may have no driver, or no device.
+// What the CUDA driver says about the machine, without ever failing: a machine may have no driver,
+// or no device.
 #pragma once
 
 #include <cstdint>
@@ -13,7 +14,8 @@ struct DeviceInfo {
   int compute_minor = 0;
   int num_sms = 0;
   uint64_t memory_bytes = 0;
-  // Whether a kernel of this build ran there and wrote what it should; empty when it did, else the reason.
+  // Whether a kernel of this build ran there and wrote what it should; empty when it did, else the
+  // reason.
   std::string problem;
 };
 
