@@ -5,8 +5,8 @@
  * - `ERR_MODEL_UNSUPPORTED`: a well-formed model that needs something we do not implement.
  * - `ERR_NO_DEVICE`: the requested device is not there.
  * - `ERR_UNSUPPORTED_DEVICE`: the device is there, but the kernels do not run on it.
- * - `ERR_OUT_OF_MEMORY`: host or device memory does not suffice.
- * - `ERR_CONTEXT_FULL`: a sequence or the cache has no room for the tokens.
+ * - `ERR_OUT_OF_MEMORY`: host or device memory, or the cache that was planned, does not suffice.
+ * - `ERR_CONTEXT_FULL`: a sequence would become longer than the model was loaded for.
  * - `ERR_BUSY`: a sequence is in use by a call that has not finished.
  * - `ERR_DISPOSED`: the model or the sequence was disposed.
  * - `ERR_ABORTED`: an `AbortSignal` fired.

@@ -2,10 +2,17 @@ import type { GenerationDefaults } from "./checkpoint/generation_config";
 import { HymbaError } from "./errors";
 import type { HymbaModel, TokenLogprob } from "./model";
 import { randomSeed, type SamplingOptions } from "./sampling";
-import type { Sequence } from "./sequence";
+import { Sequence } from "./sequence";
 import { StreamDetokenizer } from "./text/detokenizer";
 import { StopMatcher } from "./text/stop_matcher";
-import { checkInteger, checkObject, checkSignal, checkTokens, show } from "./validate";
+import {
+  checkBoolean,
+  checkInteger,
+  checkObject,
+  checkSignal,
+  checkTokens,
+  show,
+} from "./validate";
 
 /** Options of `model.generate`. Sampling options that are left out come from `generation_config.json`. */
 export interface GenerateOptions extends SamplingOptions {
@@ -60,12 +67,15 @@ export async function* generate(
 
   const sequence = options.sequence ?? model.createSequence();
   try {
-    let [result] = await model.prefill([{ sequence, tokens: prompt, sample: sampling }], { signal });
+    let [result] = await model.prefill([{ sequence, tokens: prompt, sample: sampling }], {
+      signal,
+    });
     for (let count = 1; ; count++) {
       const { token, logprob, topLogprobs } = result!;
       const isStop = stopTokens.has(token!);
       const piece = isStop ? "" : text.push(token!);
-      const finishReason = isStop || text.stopped ? "stop" : limit(model, sequence, count, maxTokens);
+      const finishReason =
+        isStop || text.stopped ? "stop" : limit(model, sequence, count, maxTokens);
       yield {
         text: finishReason === undefined ? piece : piece + text.flush(),
         token: token!,
@@ -125,7 +135,11 @@ function readOptions(model: HymbaModel, options: GenerateOptions, defaults: Gene
   checkObject("options", options);
   const { maxTokens = 128, stop = [], stopTokenIds = [], ignoreEos = false } = options;
   checkInteger("options.maxTokens", maxTokens, 1, 2 ** 31 - 1);
+  checkBoolean("options.ignoreEos", ignoreEos);
   checkSignal("options.signal", options.signal);
+  if (options.sequence !== undefined && !(options.sequence instanceof Sequence)) {
+    throw new TypeError(`options.sequence must be a Sequence, got ${show(options.sequence)}`);
+  }
   if (!Array.isArray(stop)) throw new TypeError(`options.stop must be an array, got ${show(stop)}`);
   if (!Array.isArray(stopTokenIds)) {
     throw new TypeError(`options.stopTokenIds must be an array, got ${show(stopTokenIds)}`);
@@ -142,7 +156,10 @@ function readOptions(model: HymbaModel, options: GenerateOptions, defaults: Gene
   return {
     sampling: samplingOptions(options, defaults),
     maxTokens,
-    stopTokens: new Set([...stopTokenIds, ...(ignoreEos ? [] : model.eosTokenIds)]),
+    stopTokens: new Set<number>([
+      ...(stopTokenIds as readonly number[]),
+      ...(ignoreEos ? [] : model.eosTokenIds),
+    ]),
     stopMatcher: new StopMatcher(stop),
   };
 }

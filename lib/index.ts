@@ -19,10 +19,11 @@ export {
   type TokenLogprob,
 } from "./model";
 export type { CacheUsage, LogitsWanted, ModelDtype, PoolUsage, TracedTensor } from "./binding";
-export type { HymbaConfig, LayerConfig } from "./checkpoint/config";
+export type { HymbaConfig, LayerConfig, RopeConfig } from "./checkpoint/config";
 export type { DeviceInfo, DeviceRequest } from "./device";
 export type { FinishReason, GenerateOptions, GenerationChunk } from "./generate";
 export type { RunOptions } from "./runner";
 export type { SamplingOptions } from "./sampling";
+export type { SequenceOwner } from "./sequence";
 export type { ChatMessage, ChatTemplateOptions } from "./text/chat_template";
 export { Tokenizer, type TokenizerLoadOptions } from "./text/tokenizer";

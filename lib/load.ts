@@ -16,8 +16,17 @@ export async function loadNative(
   throwIfAborted(signal);
   const { NativeModel } = loadBinding();
   const native = new NativeModel();
-  const report = (): void =>
-    onProgress?.({ stage: "Loading weights", fraction: native.loadProgress() });
+  let thrown: { readonly error: unknown } | undefined;
+  const report = (): void => {
+    if (thrown !== undefined) return;
+    try {
+      onProgress?.({ stage: "Loading weights", fraction: native.loadProgress() });
+    } catch (error) {
+      // Out of a timer it would end the process; it is the load that has to fail.
+      thrown = { error };
+      native.stop();
+    }
+  };
   // The addon calls nobody back: it is asked.
   const timer = setInterval(report, POLL_MS);
   const stop = (): void => native.stop();
@@ -26,9 +35,11 @@ export async function loadNative(
     await awaitNative(() => native.load(nativeOptions));
     throwIfAborted(signal);
     report();
+    if (thrown !== undefined) throw thrown.error;
     return native;
   } catch (error) {
     await native.dispose();
+    if (thrown !== undefined) throw thrown.error;
     throwIfAborted(signal);
     throw error;
   } finally {

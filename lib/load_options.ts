@@ -1,7 +1,7 @@
 import type { ModelDtype, NativeLoadOptions, NativeMemory } from "./binding";
 import type { Checkpoint } from "./checkpoint/checkpoint";
 import type { DeviceRequest } from "./device";
-import { checkChoice, checkInteger, checkObject, checkSignal } from "./validate";
+import { checkCallback, checkChoice, checkInteger, checkObject, checkSignal } from "./validate";
 
 /** How far the loading of a model is. */
 export interface LoadProgress {
@@ -76,6 +76,7 @@ const MAX_INT32 = 2 ** 31 - 1;
 export function nativeLoadOptions(checkpoint: Checkpoint, options: LoadOptions): NativeLoadOptions {
   checkObject("options", options);
   checkSignal("options.signal", options.signal);
+  checkCallback("options.onProgress", options.onProgress);
   const integer = (name: keyof LoadOptions, fallback: number, max: number): number =>
     checkInteger(`options.${name}`, options[name] ?? fallback, 1, max);
   const maxSequences = integer("maxSequences", 16, 65_535);

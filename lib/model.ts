@@ -35,7 +35,15 @@ import {
   type ChatTemplateOptions,
 } from "./text/chat_template";
 import { Tokenizer } from "./text/tokenizer";
-import { checkChoice, checkInteger, checkObject, checkSignal, checkTokens, show } from "./validate";
+import {
+  checkCallback,
+  checkChoice,
+  checkInteger,
+  checkObject,
+  checkSignal,
+  checkTokens,
+  show,
+} from "./validate";
 
 export type { LoadOptions, LoadProgress, MemoryOptions, MemoryPlan } from "./load_options";
 export { Sequence } from "./sequence";
@@ -151,7 +159,11 @@ export class HymbaModel implements SequenceOwner {
    */
   static async load(path: string, options: LoadOptions = {}): Promise<HymbaModel> {
     checkObject("options", options);
-    const request = checkChoice("options.device", options.device ?? "auto", ["auto", "cpu", "cuda"]);
+    const request = checkChoice("options.device", options.device ?? "auto", [
+      "auto",
+      "cpu",
+      "cuda",
+    ]);
     const checkpoint = await openCheckpoint(path);
     const nativeOptions = nativeLoadOptions(checkpoint, options);
     const device = chooseDevice(request);
@@ -248,7 +260,10 @@ export class HymbaModel implements SequenceOwner {
    */
   createSequence(): Sequence {
     this.#checkLive();
-    const sequence = new Sequence(this, callNative(() => this.#native.createSequence()));
+    const sequence = new Sequence(
+      this,
+      callNative(() => this.#native.createSequence()),
+    );
     this.#sequences.add(new WeakRef(sequence));
     return sequence;
   }
@@ -301,6 +316,7 @@ export class HymbaModel implements SequenceOwner {
    */
   async score(tokens: ArrayLike<number>, options: RunOptions = {}): Promise<Float32Array> {
     const ids = checkTokens("tokens", tokens, this.config.vocabSize);
+    checkRunOptions(options);
     if (ids.length < 2) throw new RangeError("tokens must hold at least two tokens, got one");
     const sequence = this.createSequence();
     try {
@@ -349,6 +365,7 @@ export class HymbaModel implements SequenceOwner {
   /** Frees the model, and its sequences with it, once the step that runs has finished. Disposing twice does nothing more. */
   async dispose(): Promise<void> {
     if (this.#disposed === undefined) {
+      this.#runner.close();
       this.#disposed = awaitNative(() => this.#native.dispose());
       for (const sequence of this.#sequences) sequence.deref()?.dispose();
       this.#sequences.clear();
@@ -356,6 +373,7 @@ export class HymbaModel implements SequenceOwner {
     return this.#disposed;
   }
 
+  /** The same as {@link HymbaModel.dispose}, for `await using`. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.dispose();
   }
@@ -399,10 +417,15 @@ export class HymbaModel implements SequenceOwner {
   }
 
   async #run(work: readonly SpanWork[], options: RunOptions): Promise<StepResult[]> {
-    checkObject("options", options);
-    checkSignal("options.signal", options.signal);
+    checkRunOptions(options);
     return (await this.#runner.run(work, options)).map(toStepResult);
   }
+}
+
+function checkRunOptions(options: RunOptions): void {
+  checkObject("options", options);
+  checkSignal("options.signal", options.signal);
+  checkCallback("options.onProgress", options.onProgress);
 }
 
 function toStepResult({ logits, token, logprob, topTokens, topLogprobs }: NativeSpanResult) {

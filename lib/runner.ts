@@ -46,6 +46,7 @@ export function throwIfAborted(signal: AbortSignal | undefined): void {
 export class Runner {
   readonly #native: NativeModel;
   readonly #limits: RunnerLimits;
+  #closed = false;
 
   constructor(native: NativeModel, limits: RunnerLimits) {
     this.#native = native;
@@ -68,6 +69,11 @@ export class Runner {
     } finally {
       for (const { sequence } of work) sequence.leave();
     }
+  }
+
+  /** Calls under way fail with ERR_DISPOSED before their next step: the addon would find no model. */
+  close(): void {
+    this.#closed = true;
   }
 
   #checkContext(work: readonly SpanWork[]): void {
@@ -95,6 +101,9 @@ export class Runner {
     let done = 0;
     for (const step of planSteps(lengths, this.#limits)) {
       throwIfAborted(signal);
+      if (this.#closed) {
+        throw new HymbaError("ERR_DISPOSED", "the model was disposed while the call was under way");
+      }
       const spans = step.map((span) => nativeSpan(work[span.request]!, ids[span.request]!, span));
       const results = await awaitNative(() => this.#native.step(spans));
       for (const [index, { request, begin, end }] of step.entries()) {

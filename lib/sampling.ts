@@ -71,6 +71,9 @@ export interface NativeSampling {
 /** Most entries of {@link SamplingOptions.topLogprobs}: `kMaxTopLogprobs` in native/ops/sampling.h. */
 export const MAX_TOP_LOGPROBS = 20;
 
+/** Most entries of {@link SamplingOptions.logitBias}: `kMaxLogitBias` in native/model/workspace.h. */
+export const MAX_LOGIT_BIAS = 300;
+
 const MAX_INT32 = 2 ** 31 - 1;
 const MAX_SEED = 2n ** 64n - 1n;
 
@@ -162,6 +165,11 @@ function biasLists(
   vocabSize: number,
 ): Pick<NativeSampling, "biasTokens" | "biasValues"> {
   const entries = biases === undefined ? [] : biasEntries(name, biases);
+  if (entries.length > MAX_LOGIT_BIAS) {
+    throw new RangeError(
+      `${name} must have at most ${MAX_LOGIT_BIAS} entries, got ${entries.length}`,
+    );
+  }
   const biasTokens = new Int32Array(entries.length);
   const biasValues = new Float32Array(entries.length);
   entries.forEach(([key, value], i) => {

@@ -49,6 +49,7 @@ export class Sequence {
     if (!this.#busy) this.#release();
   }
 
+  /** The same as {@link Sequence.dispose}, for `using`. */
   [Symbol.dispose](): void {
     this.dispose();
   }

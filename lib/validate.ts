@@ -32,7 +32,9 @@ export function checkChoice<T extends string>(
   choices: readonly T[],
 ): T {
   if (!(choices as readonly unknown[]).includes(value)) {
-    throw new TypeError(`${name} must be one of ${choices.map(show).join(", ")}, got ${show(value)}`);
+    throw new TypeError(
+      `${name} must be one of ${choices.map(show).join(", ")}, got ${show(value)}`,
+    );
   }
   return value as T;
 }
@@ -54,6 +56,26 @@ export function checkObject(name: string, value: unknown): asserts value is obje
 export function checkSignal(name: string, value: unknown): void {
   if (value !== undefined && !(value instanceof AbortSignal)) {
     throw new TypeError(`${name} must be an AbortSignal, got ${show(value)}`);
+  }
+}
+
+/**
+ * True or false.
+ * @throws TypeError when it is something else.
+ */
+export function checkBoolean(name: string, value: unknown): void {
+  if (typeof value !== "boolean") {
+    throw new TypeError(`${name} must be true or false, got ${show(value)}`);
+  }
+}
+
+/**
+ * A function, or nothing.
+ * @throws TypeError when it is something else.
+ */
+export function checkCallback(name: string, value: unknown): void {
+  if (value !== undefined && typeof value !== "function") {
+    throw new TypeError(`${name} must be a function, got ${show(value)}`);
   }
 }
 

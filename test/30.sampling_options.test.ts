@@ -163,6 +163,17 @@ describe("seeds", () => {
 });
 
 describe("logit biases", () => {
+  test("are at most as many as the addon has room for", () => {
+    const biases = (count: number): Map<number, number> =>
+      new Map(Array.from({ length: count }, (_, token) => [token, 1]));
+    const normalize = (count: number) =>
+      normalizeSampling({ logitBias: biases(count) }, 1000, "options");
+    expect(normalize(300).biasTokens).toHaveLength(300);
+    expect(() => normalize(301)).toThrow(
+      new RangeError("options.logitBias must have at most 300 entries, got 301"),
+    );
+  });
+
   const biases = (logitBias: unknown) => {
     const { biasTokens, biasValues } = normalize({ logitBias });
     return [[...biasTokens], [...biasValues]];

@@ -34,6 +34,7 @@ export function findDuplicateKey(text: string): string | undefined {
       case "]":
         open.pop();
         break;
+      default:
     }
   }
   return undefined;

@@ -9,7 +9,7 @@ export interface ChatMessage {
   readonly [field: string]: unknown;
 }
 
-/** Options of {@link applyChatTemplate}. */
+/** Options of `model.applyChatTemplate`. */
 export interface ChatTemplateOptions {
   /** Whether the text ends where the assistant's answer begins. Default true. */
   readonly addGenerationPrompt?: boolean | undefined;

@@ -11,8 +11,9 @@
 static Napi::Object init(Napi::Env env, Napi::Object exports) {
   using hymba::build_info, hymba::error_codes, hymba::probe_devices;
   const auto function = [&](const char* name, auto body) {
-    exports.Set(name, Napi::Function::New(
-                          env, [body](const Napi::CallbackInfo& info) { return body(info.Env()); }));
+    exports.Set(name, Napi::Function::New(env, [body](const Napi::CallbackInfo& info) {
+                  return body(info.Env());
+                }));
   };
   function("buildInfo", build_info);
   function("errorCodes", error_codes);

@@ -25,7 +25,8 @@ std::string get_string(const Napi::Object& object, const char* name) {
   return object.Get(name).As<Napi::String>().Utf8Value();
 }
 
-// The enumerator whose name in TypeScript is `name`; enumerators count from zero in the order of the names.
+// The enumerator whose name in TypeScript is `name`; enumerators count from zero in the order of
+// the names.
 template <typename Enum, size_t N>
 Enum to_enum(const std::string& name, const std::array<std::string_view, N>& names) {
   const auto found = std::find(names.begin(), names.end(), name);
@@ -177,12 +178,11 @@ Napi::Value array_to_js(Napi::Env env, const std::vector<T>& items) {
 LoadRequest load_request_from_js(const Napi::Object& object) {
   LoadRequest request;
   request.config = config_from_js(object.Get("config").As<Napi::Object>());
-  request.options = {
-      .dtype = get_string(object, "dtype") == "float32" ? DType::kF32 : DType::kBF16,
-      .max_sequences = get_int(object, "maxSequences"),
-      .max_context_tokens = get_int(object, "maxContextTokens"),
-      .max_batch_tokens = get_int(object, "maxBatchTokens"),
-      .cache_tokens = get_int64(object, "cacheTokens")};
+  request.options = {.dtype = get_string(object, "dtype") == "float32" ? DType::kF32 : DType::kBF16,
+                     .max_sequences = get_int(object, "maxSequences"),
+                     .max_context_tokens = get_int(object, "maxContextTokens"),
+                     .max_batch_tokens = get_int(object, "maxBatchTokens"),
+                     .cache_tokens = get_int64(object, "cacheTokens")};
   const auto files = object.Get("files").As<Napi::Array>();
   for (uint32_t i = 0; i < files.Length(); ++i)
     request.table.files.push_back(files.Get(i).As<Napi::String>().Utf8Value());
@@ -198,16 +198,15 @@ LoadRequest load_request_from_js(const Napi::Object& object) {
 SamplingRequest sampling_from_js(const Napi::Object& object) {
   SamplingRequest request;
   bool lossless = false;
-  request.row = {
-      .temperature = static_cast<float>(get_double(object, "temperature")),
-      .top_k = get_int(object, "topK"),
-      .top_p = static_cast<float>(get_double(object, "topP")),
-      .min_p = static_cast<float>(get_double(object, "minP")),
-      .repetition_penalty = static_cast<float>(get_double(object, "repetitionPenalty")),
-      .presence_penalty = static_cast<float>(get_double(object, "presencePenalty")),
-      .frequency_penalty = static_cast<float>(get_double(object, "frequencyPenalty")),
-      .num_top_logprobs = get_int(object, "topLogprobs"),
-      .seed = object.Get("seed").As<Napi::BigInt>().Uint64Value(&lossless)};
+  request.row = {.temperature = static_cast<float>(get_double(object, "temperature")),
+                 .top_k = get_int(object, "topK"),
+                 .top_p = static_cast<float>(get_double(object, "topP")),
+                 .min_p = static_cast<float>(get_double(object, "minP")),
+                 .repetition_penalty = static_cast<float>(get_double(object, "repetitionPenalty")),
+                 .presence_penalty = static_cast<float>(get_double(object, "presencePenalty")),
+                 .frequency_penalty = static_cast<float>(get_double(object, "frequencyPenalty")),
+                 .num_top_logprobs = get_int(object, "topLogprobs"),
+                 .seed = object.Get("seed").As<Napi::BigInt>().Uint64Value(&lossless)};
   request.bias_tokens = ints_from_js(object.Get("biasTokens"));
   const auto values = object.Get("biasValues").As<Napi::Float32Array>();
   request.bias_values = {values.Data(), values.Data() + values.ElementLength()};

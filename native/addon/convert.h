@@ -1,4 +1,5 @@
-// Between JavaScript objects and the structs of native/model. TypeScript has validated them: here their shape is taken for granted.
+// Between JavaScript objects and the structs of native/model. TypeScript has validated them: here
+// their shape is taken for granted.
 #pragma once
 
 #include <string>

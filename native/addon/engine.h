@@ -13,7 +13,8 @@
 
 namespace hymba {
 
-// Knows nothing of JavaScript. All members but the atomics and `model`'s thread-safe methods belong to the engine's thread.
+// Knows nothing of JavaScript. All members but the atomics and `model`'s thread-safe methods belong
+// to the engine's thread.
 class Engine {
  public:
   Engine();
@@ -25,7 +26,8 @@ class Engine {
   // Queues a job. Jobs must not throw. After `shut_down` they are dropped.
   void post(std::function<void()> job);
 
-  // Ends the running job as soon as may be, drops queued ones, and waits for the thread. Idempotent.
+  // Ends the running job as soon as may be, drops queued ones, and waits for the thread.
+  // Idempotent.
   void shut_down();
 
   std::atomic<bool> stop = false;         // asks the model to give up

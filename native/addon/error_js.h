@@ -1,4 +1,5 @@
-// Errors on their way from C++ to JavaScript. lib/errors.ts turns them into HymbaError by their `code`.
+// Errors on their way from C++ to JavaScript. lib/errors.ts turns them into HymbaError by their
+// `code`.
 #pragma once
 
 #include <exception>
@@ -8,7 +9,8 @@
 
 namespace hymba {
 
-// An Error of JavaScript with the message, and the name of our code as `code`; ERR_INTERNAL for exceptions that are not ours.
+// An Error of JavaScript with the message, and the name of our code as `code`; ERR_INTERNAL for
+// exceptions that are not ours.
 Napi::Error to_js_error(Napi::Env env, std::exception_ptr exception);
 
 // The names of all codes, in the order of ErrorCode.

@@ -12,8 +12,8 @@
 namespace hymba {
 namespace {
 
-// Owns the engine of one model. Everything slow happens on the engine's thread and comes back as a promise; what only moves
-// integers (sequences, usage) is synchronous.
+// Owns the engine of one model. Everything slow happens on the engine's thread and comes back as a
+// promise; what only moves integers (sequences, usage) is synchronous.
 class NativeModel final : public Napi::ObjectWrap<NativeModel> {
  public:
   static void init(Napi::Env env, Napi::Object exports) {
@@ -33,7 +33,8 @@ class NativeModel final : public Napi::ObjectWrap<NativeModel> {
 
   explicit NativeModel(const Napi::CallbackInfo& info)
       : ObjectWrap(info), shared_(std::make_shared<Shared>(info.Env())) {
-    // When the environment ends (process exit, a worker's end), no thread may be left that could call into it.
+    // When the environment ends (process exit, a worker's end), no thread may be left that could
+    // call into it.
     info.Env().AddCleanupHook([weak = std::weak_ptr(shared_)] {
       if (const auto shared = weak.lock()) shared->engine.shut_down();
     });
@@ -47,7 +48,8 @@ class NativeModel final : public Napi::ObjectWrap<NativeModel> {
     Engine engine;
   };
 
-  // Runs `work(engine)` on the engine's thread; the promise resolves with what its result becomes in JavaScript.
+  // Runs `work(engine)` on the engine's thread; the promise resolves with what its result becomes
+  // in JavaScript.
   template <typename Work>
   Napi::Value run(const Napi::CallbackInfo& info, Work work) {
     auto [promise, ticket] = shared_->promises.open(info.Env());
@@ -61,9 +63,8 @@ class NativeModel final : public Napi::ObjectWrap<NativeModel> {
         error = std::current_exception();
       }
       // The last reference may be this one; it goes to the JavaScript thread to die there.
-      auto settle = [keep_alive = std::move(keep_alive), result = std::move(result)](Napi::Env env) {
-        return result(env);
-      };
+      auto settle = [keep_alive = std::move(keep_alive),
+                     result = std::move(result)](Napi::Env env) { return result(env); };
       shared->promises.settle(std::move(ticket), std::move(settle), error);
     });
     return promise;
@@ -78,10 +79,10 @@ class NativeModel final : public Napi::ObjectWrap<NativeModel> {
     LoadRequest request =
         guarded(info.Env(), [&] { return load_request_from_js(info[0].As<Napi::Object>()); });
     return run(info, [request = std::move(request)](Engine& engine) {
-      engine.model = std::make_unique<Model>(
-          request.config, request.options, request.table,
-          make_backend(request.device, request.num_threads), engine.stop,
-          [&engine](double fraction) { engine.load_progress = fraction; });
+      engine.model =
+          std::make_unique<Model>(request.config, request.options, request.table,
+                                  make_backend(request.device, request.num_threads), engine.stop,
+                                  [&engine](double fraction) { engine.load_progress = fraction; });
       return [](Napi::Env env) { return env.Undefined(); };
     });
   }
@@ -108,8 +109,7 @@ class NativeModel final : public Napi::ObjectWrap<NativeModel> {
   }
 
   void release_sequence(const Napi::CallbackInfo& info) {
-    guarded(info.Env(),
-            [&] { model().release_sequence(info[0].As<Napi::Number>().Int64Value()); });
+    guarded(info.Env(), [&] { model().release_sequence(info[0].As<Napi::Number>().Int64Value()); });
   }
 
   Napi::Value step(const Napi::CallbackInfo& info) {
@@ -128,12 +128,12 @@ class NativeModel final : public Napi::ObjectWrap<NativeModel> {
     const auto layers = info[1].As<Napi::Int32Array>();
     std::vector<int32_t> token_ids(tokens.Data(), tokens.Data() + tokens.ElementLength());
     std::vector<int> layer_ids(layers.Data(), layers.Data() + layers.ElementLength());
-    return run(info, [token_ids = std::move(token_ids),
-                      layer_ids = std::move(layer_ids)](Engine& engine) {
-      return [traced = engine.model->trace(token_ids, layer_ids)](Napi::Env env) {
-        return to_js(env, traced);
-      };
-    });
+    return run(
+        info, [token_ids = std::move(token_ids), layer_ids = std::move(layer_ids)](Engine& engine) {
+          return [traced = engine.model->trace(token_ids, layer_ids)](Napi::Env env) {
+            return to_js(env, traced);
+          };
+        });
   }
 
   // Frees the model once what was queued before is done.

@@ -10,8 +10,9 @@
 
 namespace hymba {
 
-// One of an environment's owners of pending promises. Created, and its promises made, on the JavaScript thread; `settle` is for
-// any thread. While promises are pending the event loop stays alive.
+// One of an environment's owners of pending promises. Created, and its promises made, on the
+// JavaScript thread; `settle` is for any thread. While promises are pending the event loop stays
+// alive.
 class PromiseQueue {
  public:
   explicit PromiseQueue(Napi::Env env);
@@ -23,8 +24,8 @@ class PromiseQueue {
   class Ticket;
   std::pair<Napi::Promise, std::shared_ptr<Ticket>> open(Napi::Env env);
 
-  // Resolves with what `result` makes on the JavaScript thread, or rejects with `error` when that is set. Exactly once a ticket;
-  // when the environment is being torn down nothing happens.
+  // Resolves with what `result` makes on the JavaScript thread, or rejects with `error` when that
+  // is set. Exactly once a ticket; when the environment is being torn down nothing happens.
   void settle(std::shared_ptr<Ticket> ticket, std::function<Napi::Value(Napi::Env)> result,
               std::exception_ptr error);
 

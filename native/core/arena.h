@@ -1,4 +1,5 @@
-// Plans one slab of memory: first counts, then hands out pointers into it, by running the same code twice.
+// Plans one slab of memory: first counts, then hands out pointers into it, by running the same code
+// twice.
 #pragma once
 
 #include <cstddef>
@@ -12,8 +13,8 @@ namespace hymba {
 
 class Arena {
  public:
-  // Every piece starts on a multiple of this: a 128-byte line of the GPU's L2 and two lines of a CPU's, and enough for any
-  // vector load or bulk copy.
+  // Every piece starts on a multiple of this: a 128-byte line of the GPU's L2 and two lines of a
+  // CPU's, and enough for any vector load or bulk copy.
   static constexpr size_t kAlignment = 256;
 
   // Counts only: `take` returns views without memory.

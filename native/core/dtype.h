@@ -34,15 +34,16 @@ inline float to_float(BFloat16 value) {
   return std::bit_cast<float>(static_cast<uint32_t>(value.bits) << 16);
 }
 
-// Exact for every half. Shifting the exponent and mantissa into an fp32 leaves the exponent too small by the difference of
-// the biases (127 - 15 = 112); multiplying by 2^112 mends it for normals and subnormals alike.
+// Exact for every half. Shifting the exponent and mantissa into an fp32 leaves the exponent too
+// small by the difference of the biases (127 - 15 = 112); multiplying by 2^112 mends it for normals
+// and subnormals alike.
 inline float to_float(Float16 value) {
   const uint32_t sign = static_cast<uint32_t>(value.bits & 0x8000u) << 16;
   const uint32_t magnitude = static_cast<uint32_t>(value.bits & 0x7fffu) << 13;
   if (magnitude >= 0x0f800000u)  // infinity or NaN
     return std::bit_cast<float>(sign | 0x7f800000u | (magnitude & 0x007fffffu));
-  return std::bit_cast<float>(
-      sign | std::bit_cast<uint32_t>(std::bit_cast<float>(magnitude) * 0x1p112f));
+  return std::bit_cast<float>(sign |
+                              std::bit_cast<uint32_t>(std::bit_cast<float>(magnitude) * 0x1p112f));
 }
 
 template <typename T>

@@ -8,7 +8,8 @@ namespace hymba {
 
 class MappedFile {
  public:
-  // Throws kModelFormat, with the path and the system's reason, when the file cannot be opened or mapped.
+  // Throws kModelFormat, with the path and the system's reason, when the file cannot be opened or
+  // mapped.
   explicit MappedFile(const std::string& path);
   ~MappedFile();
   MappedFile(MappedFile&& other) noexcept;

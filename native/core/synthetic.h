@@ -16,13 +16,7 @@
 #include <cmath>
 #include <cstdint>
 
-#ifndef HYMBA_HD
-#ifdef __CUDACC__
-#define HYMBA_HD __host__ __device__
-#else
-#define HYMBA_HD
-#endif
-#endif
+#include "core/host_device.h"
 
 namespace hymba {
 

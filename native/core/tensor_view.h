@@ -10,8 +10,9 @@
 
 namespace hymba {
 
-// Rows of a matrix (rank 2) may lie apart by `row_stride` elements, so that a range of columns is a view too. All other
-// dimensions are dense: [rows, d1, d2, …] has d1·d2·… consecutive elements a row.
+// Rows of a matrix (rank 2) may lie apart by `row_stride` elements, so that a range of columns is a
+// view too. All other dimensions are dense: [rows, d1, d2, …] has d1·d2·… consecutive elements a
+// row.
 class TensorView {
  public:
   TensorView() = default;

@@ -1,11 +1,15 @@
-// Computes  out[t, h] = softmax(scale · q[t, h] · Kᵀ + mask) · V over the keys j that token i may see:
+// Computes  out[t, h] = softmax(scale · q[t, h] · Kᵀ + mask) · V over the keys j that token i may
+// see:
 //           j ≤ i, and (window < 0, or i - j ≤ window, or j < M). Head h reads K/V head h / (H/G).
-// Shapes    q [T, H, Dk], out [T, H, Dv]; K [Dk, 64] and V [64, Dv] inside a tile (rotary_kv_write.cpp).
-// Mapping   one task for (block of up to 16 consecutive tokens of a span, K/V head): its 16·H/G query rows go through the pages
+// Shapes    q [T, H, Dk], out [T, H, Dv]; K [Dk, 64] and V [64, Dv] inside a tile
+// (rotary_kv_write.cpp). Mapping   one task for (block of up to 16 consecutive tokens of a span,
+// K/V head): its 16·H/G query rows go through the pages
 //           together, so that a page is converted once for all of them.
-// Numerics  scores, running maximum, sum and output in fp32 (online softmax, page by page). With bf16 pages the
-//           probabilities are rounded to bf16 before they meet V, as tensor cores need them. A page that a row cannot see changes
-//           nothing, so that the result does not depend on what the row shares its block with.
+// Numerics  scores, running maximum, sum and output in fp32 (online softmax, page by page). With
+// bf16 pages the
+//           probabilities are rounded to bf16 before they meet V, as tensor cores need them. A page
+//           that a row cannot see changes nothing, so that the result does not depend on what the
+//           row shares its block with.
 
 #include <algorithm>
 #include <limits>
@@ -22,9 +26,10 @@ namespace {
 constexpr int kBlockTokens = 16;
 constexpr float kMasked = -std::numeric_limits<float>::infinity();
 
-// c[i, j] += Σ_k a[i, k] · b[k, j] for i < rows, j < cols, k < depth; row-major and dense; cols a multiple of 16 or handled
-// by the tail. Sums run in the order of k.
-void add_product(int64_t rows, int64_t cols, int64_t depth, const float* a, const float* b, float* c) {
+// c[i, j] += Σ_k a[i, k] · b[k, j] for i < rows, j < cols, k < depth; row-major and dense; cols a
+// multiple of 16 or handled by the tail. Sums run in the order of k.
+void add_product(int64_t rows, int64_t cols, int64_t depth, const float* a, const float* b,
+                 float* c) {
   constexpr int64_t kRows = 4;
   constexpr int64_t kCols = 16;
   const auto tile = [&](int64_t i, int64_t num_rows, int64_t j) {
@@ -62,7 +67,8 @@ struct Scratch {
   std::vector<float> sum;     // [rows]
 };
 
-// Consecutive tokens of one span, for one K/V head. Query rows are (token, head of the group), token-major.
+// Consecutive tokens of one span, for one K/V head. Query rows are (token, head of the group),
+// token-major.
 template <typename Act>
 class BlockAttention {
  public:
@@ -74,8 +80,8 @@ class BlockAttention {
         kv_head_(kv_head),
         group_(static_cast<int>(args.q.dim(1) / args.kv.num_kv_heads)),
         rows_(num_tokens * group_),
-        pages_(args.kv.page_table.row<int32_t>(
-            args.batch.token_spans.data<int32_t>()[first_token])),
+        pages_(
+            args.kv.page_table.row<int32_t>(args.batch.token_spans.data<int32_t>()[first_token])),
         first_position_(args.batch.positions.data<int32_t>()[first_token]),
         s_(scratch()) {}
 
@@ -108,8 +114,8 @@ class BlockAttention {
     const int64_t dim = kv_.head_dim;
     s_.q.resize(rows_ * dim);
     for (int row = 0; row < rows_; ++row) {
-      const Act* q = args_.q.row<Act>(first_token_ + row / group_) +
-                     (kv_head_ * group_ + row % group_) * dim;
+      const Act* q =
+          args_.q.row<Act>(first_token_ + row / group_) + (kv_head_ * group_ + row % group_) * dim;
       for (int64_t i = 0; i < dim; ++i) s_.q[row * dim + i] = args_.scale * to_float(q[i]);
     }
     s_.out.assign(rows_ * kv_.value_head_dim, 0.0f);
@@ -118,11 +124,12 @@ class BlockAttention {
   }
 
   bool visible(int query, int key) const {
-    return key <= query && (args_.window < 0 || query - key <= args_.window ||
-                            key < kv_.num_meta_tokens);
+    return key <= query &&
+           (args_.window < 0 || query - key <= args_.window || key < kv_.num_meta_tokens);
   }
 
-  // The page that holds keys [first_key, first_key + num_keys), the last of them not after the block's last token.
+  // The page that holds keys [first_key, first_key + num_keys), the last of them not after the
+  // block's last token.
   void visit_page(int first_key, int num_keys) {
     load_page(first_key, num_keys);
     s_.scores.assign(rows_ * kPageTokens, 0.0f);
@@ -132,8 +139,9 @@ class BlockAttention {
                 s_.out.data());
   }
 
-  // Slots from num_keys on hold nothing yet, or what another sequence left. Their scores are masked; their values read as zero,
-  // since not even a probability of zero would keep an infinity out of the sum.
+  // Slots from num_keys on hold nothing yet, or what another sequence left. Their scores are
+  // masked; their values read as zero, since not even a probability of zero would keep an infinity
+  // out of the sum.
   void load_page(int first_key, int num_keys) {
     const int page = pages_[kv_.column(first_key)];
     check(page >= 0 && page < kv_.num_pages, "attention: page ", page, " at position ", first_key);
@@ -148,7 +156,8 @@ class BlockAttention {
     std::fill(s_.values.begin() + num_value_elements, s_.values.end(), 0.0f);
   }
 
-  // Turns a row of scores into probabilities relative to the row's new maximum, and rescales what the row has so far.
+  // Turns a row of scores into probabilities relative to the row's new maximum, and rescales what
+  // the row has so far.
   void softmax_row(int row, int first_key, int num_keys) {
     const int query = first_position_ + row / group_;
     float* scores = s_.scores.data() + row * kPageTokens;

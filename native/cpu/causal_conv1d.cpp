@@ -1,8 +1,10 @@
-// Computes  out[t, e] = silu(bias[e] + Σ_w weight[e, w] · u[t - W + 1 + w, e]), u before the span's first token taken from its
+// Computes  out[t, e] = silu(bias[e] + Σ_w weight[e, w] · u[t - W + 1 + w, e]), u before the span's
+// first token taken from its
 //           conv state; then leaves the last W-1 rows of u in the span's own state slot.
 // Shapes    u, out [T, E], weight [E, W] fp32, conv_state [slots, W-1, E], oldest row first.
 // Mapping   one task for (span, block of channels).
-// Numerics  fp32 sum in the order of w; one rounding of the output. The state holds u as it is, so chunking changes nothing.
+// Numerics  fp32 sum in the order of w; one rounding of the output. The state holds u as it is, so
+// chunking changes nothing.
 
 #include <algorithm>
 #include <vector>
@@ -27,7 +29,8 @@ void run_block(const CausalConv1dArgs& args, int span, int64_t first, int64_t co
   const int source = args.batch.state_source.data<int32_t>()[span];
   Act* state = args.conv_state.row<Act>(args.batch.state_slot.data<int32_t>()[span]) + first;
 
-  // The rows that the first outputs look back to: conv state, then u itself. Copied, because source and slot may be one.
+  // The rows that the first outputs look back to: conv state, then u itself. Copied, because source
+  // and slot may be one.
   thread_local std::vector<Act> lookback;
   lookback.assign(history * kChannels, from_float<Act>(0.0f));
   if (source >= 0)

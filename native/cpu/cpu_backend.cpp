@@ -17,11 +17,11 @@ class HostSlab final : public Slab {
  public:
   explicit HostSlab(size_t bytes) : bytes_(bytes) {
     if (bytes == 0) return;
-    void* data = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
-                      -1, 0);
+    void* data = mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (data == MAP_FAILED)
-      fail(ErrorCode::kOutOfMemory, "cannot allocate ", bytes, " bytes of host memory: ",
-           std::strerror(errno));
+      fail(ErrorCode::kOutOfMemory, "cannot allocate ", bytes,
+           " bytes of host memory: ", std::strerror(errno));
     data_ = data;
   }
   ~HostSlab() override {
@@ -42,7 +42,9 @@ class CpuBackend final : public Backend {
  public:
   explicit CpuBackend(int num_threads) : pool_(num_threads) {}
 
-  std::unique_ptr<Slab> allocate(size_t bytes) override { return std::make_unique<HostSlab>(bytes); }
+  std::unique_ptr<Slab> allocate(size_t bytes) override {
+    return std::make_unique<HostSlab>(bytes);
+  }
   void upload(void* to, const void* from_host, size_t bytes) override {
     std::memcpy(to, from_host, bytes);
   }
@@ -56,8 +58,8 @@ class CpuBackend final : public Backend {
   void synchronize() override {}
 
   Matrix import_matrix(std::span<const TensorView> row_blocks, Arena&) override {
-    check(!row_blocks.empty() && row_blocks.size() <= Matrix::kMaxBlocks, "import_matrix: ",
-          row_blocks.size(), " blocks");
+    check(!row_blocks.empty() && row_blocks.size() <= Matrix::kMaxBlocks,
+          "import_matrix: ", row_blocks.size(), " blocks");
     Matrix matrix;
     for (const TensorView& block : row_blocks) matrix.blocks[matrix.num_blocks++] = block.raw();
     matrix.rows = row_blocks[0].dim(0);
@@ -98,9 +100,10 @@ int available_cores() {
 
 std::unique_ptr<Backend> make_cpu_backend(int num_threads) {
 #if defined(__x86_64__)
-  if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma"))
+  if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") ||
+      !__builtin_cpu_supports("f16c"))
     fail(ErrorCode::kUnsupportedDevice,
-         "this CPU has no AVX2 and FMA instructions, which the CPU backend needs (x86-64-v3)");
+         "this CPU has no AVX2, FMA and F16C instructions, which the CPU backend needs (x86-64-v3)");
 #endif
   return std::make_unique<CpuBackend>(num_threads > 0 ? num_threads : available_cores());
 }

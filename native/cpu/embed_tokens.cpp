@@ -1,7 +1,8 @@
-// Computes  out[t] = table[id[t]], or meta[-1 - id[t]] for the meta tokens; and out[i] = in[rows[i]] for chosen rows.
-// Shapes    token_ids [T], table [V, C], meta [M, C], out [T, C] fp32.
+// Computes  out[t] = table[id[t]], or meta[-1 - id[t]] for the meta tokens; and out[i] =
+// in[rows[i]] for chosen rows. Shapes    token_ids [T], table [V, C], meta [M, C], out [T, C] fp32.
 // Numerics  exact: every stored precision fits in fp32.
-// Limits    ids are checked before they get here; the check below only guards against our own mistakes.
+// Limits    ids are checked before they get here; the check below only guards against our own
+// mistakes.
 
 #include <cstring>
 
@@ -27,7 +28,8 @@ void embed_tokens(const EmbedTokensArgs& args) {
     check(row < source.rows, "embed_tokens: row ", row, " of ", source.rows);
     with_weight_type(source.dtype, [&](auto type) {
       using W = decltype(type);
-      copy_row(static_cast<const W*>(source.blocks[0]) + row * width, args.out.row<float>(t), width);
+      copy_row(static_cast<const W*>(source.blocks[0]) + row * width, args.out.row<float>(t),
+               width);
     });
   }
 }
@@ -35,7 +37,8 @@ void embed_tokens(const EmbedTokensArgs& args) {
 void gather_rows(const GatherRowsArgs& args) {
   const size_t row_bytes = args.in.row_elements() * sizeof(float);
   for (int64_t i = 0; i < args.rows.rows(); ++i)
-    std::memcpy(args.out.row<float>(i), args.in.row<float>(args.rows.data<int32_t>()[i]), row_bytes);
+    std::memcpy(args.out.row<float>(i), args.in.row<float>(args.rows.data<int32_t>()[i]),
+                row_bytes);
 }
 
 }  // namespace hymba::cpu

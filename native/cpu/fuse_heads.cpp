@@ -22,7 +22,8 @@ void fuse_heads(const FuseHeadsArgs& args, ThreadPool& pool) {
       const float attention_scale = rms_scale(attention, width, args.epsilon);
       const float mamba_scale = rms_scale(mamba, width, args.epsilon);
       for (int64_t i = 0; i < width; ++i) {
-        const float normed_attention = attention_weight[i] * (to_float(attention[i]) * attention_scale);
+        const float normed_attention =
+            attention_weight[i] * (to_float(attention[i]) * attention_scale);
         const float normed_mamba = mamba_weight[i] * (to_float(mamba[i]) * mamba_scale);
         out[i] = from_float<Act>(0.5f * (normed_attention + normed_mamba));
       }

@@ -1,6 +1,7 @@
 // Computes  out = weight · in / sqrt(mean(in²) + epsilon), row by row.
 // Shapes    in, out [T, D], weight [D] fp32.
-// Numerics  everything in fp32 (rms_scale sums in a fixed order); one rounding to the output's dtype.
+// Numerics  everything in fp32 (rms_scale sums in a fixed order); one rounding to the output's
+// dtype.
 
 #include "cpu/dispatch.h"
 #include "cpu/math.h"

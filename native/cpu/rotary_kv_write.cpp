@@ -1,8 +1,10 @@
-// Computes  q, k ← rope(norm(q)), rope(norm(k)) in place, then K and V of each token into the page and slot of its position.
-// Shapes    q [T, H, Dk], k [T, G, Dk], v [T, G, Dv]; cos_sin [positions, Dk] fp32.
-// Layout    inside a tile of this backend V is [64, Dv], slot after slot, but K is [Dk, 64]: so the scores of a page are a matrix
+// Computes  q, k ← rope(norm(q)), rope(norm(k)) in place, then K and V of each token into the page
+// and slot of its position. Shapes    q [T, H, Dk], k [T, G, Dk], v [T, G, Dv]; cos_sin [positions,
+// Dk] fp32. Layout    inside a tile of this backend V is [64, Dv], slot after slot, but K is [Dk,
+// 64]: so the scores of a page are a matrix
 //           product of the same form as its output, with the keys side by side.
-// Numerics  norm and rotation in fp32, one rounding to the activations' dtype; the pages hold exactly those rounded values.
+// Numerics  norm and rotation in fp32, one rounding to the activations' dtype; the pages hold
+// exactly those rounded values.
 
 #include <algorithm>
 #include <vector>
@@ -58,7 +60,8 @@ void run_token(const RotaryKvWriteArgs& args, int64_t t) {
 
   const int span = args.batch.token_spans.data<int32_t>()[t];
   const int page = kv.page_table.row<int32_t>(span)[kv.column(position)];
-  check(page >= 0 && page < kv.num_pages, "rotary_kv_write: page ", page, " at position ", position);
+  check(page >= 0 && page < kv.num_pages, "rotary_kv_write: page ", page, " at position ",
+        position);
   const int64_t slot = kv.slot(position);
   for (int g = 0; g < kv.num_kv_heads; ++g) {
     Act* keys = static_cast<Act*>(kv.pool) + kv.tile_offset(page, g);
@@ -76,7 +79,7 @@ void rotary_kv_write(const RotaryKvWriteArgs& args, ThreadPool& pool) {
   with_act_type(args.q.dtype(), [&](auto type) {
     const int64_t row_work = args.q.row_elements() + args.v.row_elements();
     for_rows(pool, args.batch.num_tokens, row_work,
-                   [&](int64_t t) { run_token<decltype(type)>(args, t); });
+             [&](int64_t t) { run_token<decltype(type)>(args, t); });
   });
 }
 

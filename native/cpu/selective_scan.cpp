@@ -1,11 +1,13 @@
 // Computes  for each token t of a span, each channel e and state n:
 //             s[e, n] ← exp(delta[t, e] · a[e, n]) · s[e, n] + delta[t, e] · b[t, n] · u[t, e]
 //             out[t, e] = (Σ_n s[e, n] · c[t, n] + d[e] · u[t, e]) · silu(z[t, e])
-// Shapes    u, delta, z, out [T, E]; b, c [T, N]; a [E, N], d [E] fp32; ssm_state [slots, E, N] fp32.
-// Mapping   one task for (span, block of channels); tokens one after the other. A single token is just a span of length 1, so that
+// Shapes    u, delta, z, out [T, E]; b, c [T, N]; a [E, N], d [E] fp32; ssm_state [slots, E, N]
+// fp32. Mapping   one task for (span, block of channels); tokens one after the other. A single
+// token is just a span of length 1, so that
 //           prefill in any chunks and decode give the same bits.
 // Numerics  state and arithmetic in fp32; one rounding of the output.
-// Cost      N exponentials and 4·N multiply-adds a token and channel; 8·N bytes of state a channel and span.
+// Cost      N exponentials and 4·N multiply-adds a token and channel; 8·N bytes of state a channel
+// and span.
 
 #include <algorithm>
 #include <type_traits>
@@ -20,7 +22,8 @@ namespace {
 
 constexpr int64_t kChannels = 32;
 
-// One span, channels [first, first + count). NumStates is an integral_constant where N is known, so that the inner loops unroll.
+// One span, channels [first, first + count). NumStates is an integral_constant where N is known, so
+// that the inner loops unroll.
 template <typename Act, typename NumStates>
 void run_block(const SelectiveScanArgs& args, NumStates num_states, int span, int64_t first,
                int64_t count) {

@@ -1,4 +1,5 @@
-// The stages on the CPU, one file each. They are written to be read: this backend is the specification of what the GPU computes.
+// The stages on the CPU, one file each. They are written to be read: this backend is the
+// specification of what the GPU computes.
 #pragma once
 
 #include "core/thread_pool.h"

@@ -28,15 +28,16 @@ CacheViews plan_cache(const ModelConfig& config, const ModelOptions& options,
   CacheViews cache;
   for (KvPool pool : kKvPools) {
     const KvPoolLayout& pages = layout.pools[pool];
-    const int64_t page_elements = pages.page_bytes / static_cast<int64_t>(dtype_bytes(options.dtype));
+    const int64_t page_elements =
+        pages.page_bytes / static_cast<int64_t>(dtype_bytes(options.dtype));
     if (pages.num_pages > 0)
       cache.pages[pool] = arena.take(options.dtype, {pages.num_pages, page_elements});
   }
   for (int layer = 0; layer < config.num_layers(); ++layer) {
     cache.ssm_states.push_back(
         arena.take(DType::kF32, {layout.num_state_slots, config.inner_size, config.state_size}));
-    cache.conv_states.push_back(
-        arena.take(options.dtype, {layout.num_state_slots, config.conv_width - 1, config.inner_size}));
+    cache.conv_states.push_back(arena.take(
+        options.dtype, {layout.num_state_slots, config.conv_width - 1, config.inner_size}));
   }
   cache.history = arena.take(DType::kU16, {layout.num_state_slots, config.vocab_size});
   return cache;

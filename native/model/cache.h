@@ -1,5 +1,5 @@
-// The cache in the memory of the backend: K/V pages of both pools, Mamba state slots and token history. Which page or slot
-// belongs to whom is decided by SequenceTable; this is where they lie.
+// The cache in the memory of the backend: K/V pages of both pools, Mamba state slots and token
+// history. Which page or slot belongs to whom is decided by SequenceTable; this is where they lie.
 #pragma once
 
 #include "cache/kv_layout.h"

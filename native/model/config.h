@@ -1,4 +1,5 @@
-// The model's shape and the limits that it is loaded with. Parsed and validated in TypeScript (lib/checkpoint/config.ts).
+// The model's shape and the limits that it is loaded with. Parsed and validated in TypeScript
+// (lib/checkpoint/config.ts).
 #pragma once
 
 #include <cstdint>
@@ -55,7 +56,8 @@ struct ModelOptions {
   int max_sequences = 0;
   int max_context_tokens = 0;  // text tokens a sequence, meta tokens not counted
   int max_batch_tokens = 0;    // tokens a step
-  int64_t cache_tokens = 0;    // text tokens of all sequences together; 0: max_sequences · max_context_tokens
+  int64_t cache_tokens =
+      0;  // text tokens of all sequences together; 0: max_sequences · max_context_tokens
 };
 
 }  // namespace hymba

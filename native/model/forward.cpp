@@ -29,7 +29,9 @@ class LayerPass {
   }
 
  private:
-  TensorView rows(const TensorView& buffer) const { return buffer.slice_rows(0, batch_.num_tokens); }
+  TensorView rows(const TensorView& buffer) const {
+    return buffer.slice_rows(0, batch_.num_tokens);
+  }
 
   void record(const char* name, const TensorView& view) const {
     if (probe_ != nullptr) probe_->record(layer_, name, view);
@@ -84,7 +86,8 @@ class LayerPass {
   }
 
   void attend() {
-    constexpr float kHeadNormEpsilon = 1e-6f;  // fixed in the published code, whatever rms_norm_eps is
+    constexpr float kHeadNormEpsilon =
+        1e-6f;  // fixed in the published code, whatever rms_norm_eps is
     const KvLayerView kv = kv_view();
     backend_.rotary_kv_write({.batch = batch_,
                               .q = q_,
@@ -205,11 +208,10 @@ class LayerPass {
 }  // namespace
 
 void forward_layers(const ForwardContext& context, const BatchView& batch, Probe* probe) {
-  context.backend.embed_tokens(
-      {.token_ids = batch.token_ids,
-       .table = context.weights.embed_tokens,
-       .meta = context.weights.meta_tokens,
-       .out = context.workspace.residual.slice_rows(0, batch.num_tokens)});
+  context.backend.embed_tokens({.token_ids = batch.token_ids,
+                                .table = context.weights.embed_tokens,
+                                .meta = context.weights.meta_tokens,
+                                .out = context.workspace.residual.slice_rows(0, batch.num_tokens)});
   for (int layer = 0; layer < context.config.num_layers(); ++layer) {
     if (context.stop) fail(ErrorCode::kAborted, "the model was stopped during a step");
     LayerPass(context, batch, layer, probe).run();

@@ -23,11 +23,13 @@ struct ForwardContext {
   const std::atomic<bool>& stop;  // set from another thread: give up before the next layer
 };
 
-// From the step's token ids to the residual stream after the last layer, workspace.residual [T, C]. K/V, conv and SSM states of
-// the batch's sequences are brought up to date on the way. `probe` may be null. Throws kAborted when context.stop is set.
+// From the step's token ids to the residual stream after the last layer, workspace.residual [T, C].
+// K/V, conv and SSM states of the batch's sequences are brought up to date on the way. `probe` may
+// be null. Throws kAborted when context.stop is set.
 void forward_layers(const ForwardContext& context, const BatchView& batch, Probe* probe);
 
-// The logits of rows workspace.logit_rows[0, num_rows): returns workspace.logits [num_rows, V] f32. num_rows ≤ kLogitRows.
+// The logits of rows workspace.logit_rows[0, num_rows): returns workspace.logits [num_rows, V] f32.
+// num_rows ≤ kLogitRows.
 TensorView forward_logits(const ForwardContext& context, int num_tokens, int num_rows);
 
 }  // namespace hymba

@@ -45,8 +45,7 @@ HostTensors::HostTensors(const TensorTable& table, bool describe_only)
     : table_(table), describe_only_(describe_only) {
   for (const TensorEntry& entry : table.tensors) entries_.emplace(entry.name, &entry);
   if (describe_only) return;
-  for (const std::string& path : table.files)
-    files_.push_back(std::make_shared<MappedFile>(path));
+  for (const std::string& path : table.files) files_.push_back(std::make_shared<MappedFile>(path));
 }
 
 HostTensor HostTensors::get(const std::string& name, int64_t rows, int64_t cols) const {
@@ -70,11 +69,13 @@ HostTensor HostTensors::from_file(const TensorEntry& entry) const {
   if (entry.begin > entry.end || entry.end > file->bytes() ||
       entry.end - entry.begin != entry.bytes())
     fail(ErrorCode::kModelFormat, "tensor ", entry.name, " takes bytes [", entry.begin, ", ",
-         entry.end, ") of a file of ", file->bytes(), ", expected ", entry.bytes(), " bytes inside it");
+         entry.end, ") of a file of ", file->bytes(), ", expected ", entry.bytes(),
+         " bytes inside it");
   const char* data = file->data() + entry.begin;
   HostTensor tensor{{}, file};
   if (reinterpret_cast<uintptr_t>(data) % dtype_bytes(entry.dtype) != 0) {
-    // The format does not promise alignment. Writers that pad the header, nearly all, never get here.
+    // The format does not promise alignment. Writers that pad the header, nearly all, never get
+    // here.
     tensor.owner = host_memory(entry.bytes());
     std::memcpy(tensor.owner.get(), data, entry.bytes());
     data = static_cast<const char*>(tensor.owner.get());

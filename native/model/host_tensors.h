@@ -13,7 +13,8 @@
 
 namespace hymba {
 
-// One row of the tensor table that TypeScript read from the safetensors headers. Ranges are checked again here.
+// One row of the tensor table that TypeScript read from the safetensors headers. Ranges are checked
+// again here.
 struct TensorEntry {
   std::string name;
   DType dtype = DType::kBF16;
@@ -48,7 +49,8 @@ class HostTensors {
 
   bool contains(const std::string& name) const { return entries_.contains(name); }
 
-  // The tensor, which must have rows · cols elements. Throws kModelFormat when it is missing, mis-shaped or out of its file.
+  // The tensor, which must have rows · cols elements. Throws kModelFormat when it is missing,
+  // mis-shaped or out of its file.
   HostTensor get(const std::string& name, int64_t rows, int64_t cols) const;
 
  private:

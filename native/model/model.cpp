@@ -134,8 +134,9 @@ ForwardContext Model::context() {
           .stop = stop_};
 }
 
-// The meta tokens come before every prompt and see nothing that follows: their K/V and the states after them are constants of the
-// model. One cold run makes them, and every sequence starts from there.
+// The meta tokens come before every prompt and see nothing that follows: their K/V and the states
+// after them are constants of the model. One cold run makes them, and every sequence starts from
+// there.
 void Model::compute_meta_prefix() {
   const SequenceId id = table_.create_cold();
   run_cold(id, meta_token_ids(config_), nullptr);
@@ -155,8 +156,8 @@ void Model::run_cold(SequenceId id, std::span<const int32_t> token_ids, Probe* p
 void Model::check_token_ids(const std::string& where, std::span<const int32_t> ids) const {
   for (int32_t id : ids)
     if (id < 0 || id >= config_.vocab_size)
-      fail(ErrorCode::kInvalidArgument, where, ": token id ", id, " is out of range, expected 0 to ",
-           config_.vocab_size - 1);
+      fail(ErrorCode::kInvalidArgument, where, ": token id ", id,
+           " is out of range, expected 0 to ", config_.vocab_size - 1);
 }
 
 void Model::check_spans(std::span<const SpanInput> spans) const {
@@ -206,7 +207,8 @@ std::vector<SpanOutput> Model::step(std::span<const SpanInput> spans) {
   return outputs;
 }
 
-std::vector<TraceTensor> Model::trace(std::span<const int32_t> tokens, std::span<const int> layers) {
+std::vector<TraceTensor> Model::trace(std::span<const int32_t> tokens,
+                                      std::span<const int> layers) {
   if (lost_) throw *lost_;
   check_token_ids("trace", tokens);
   std::vector<int32_t> ids = meta_token_ids(config_);
@@ -232,8 +234,10 @@ std::vector<TraceTensor> Model::trace(std::span<const int32_t> tokens, std::span
   return std::move(probe.traced);
 }
 
-// Reserves what the spans need, lets their lengths advance, and puts the step's metadata where the stages read them.
-BatchView Model::begin_step(std::span<const SpanRequest> requests, std::span<const int32_t> token_ids) {
+// Reserves what the spans need, lets their lengths advance, and puts the step's metadata where the
+// stages read them.
+BatchView Model::begin_step(std::span<const SpanRequest> requests,
+                            std::span<const int32_t> token_ids) {
   const Workspace& w = workspace_;
   const int64_t num_tokens = static_cast<int64_t>(token_ids.size());
   const int64_t num_spans = static_cast<int64_t>(requests.size());
@@ -241,7 +245,8 @@ BatchView Model::begin_step(std::span<const SpanRequest> requests, std::span<con
   const TensorView& last = w.page_tables[KvPool::kWindow];
   const int64_t block = last.data<int32_t>() + last.elements() - device;
   metadata_.resize(block);
-  // The metadata buffers are neighbours: the host copy has the same offsets, and one upload brings all of them over.
+  // The metadata buffers are neighbours: the host copy has the same offsets, and one upload brings
+  // all of them over.
   const auto host = [&](const TensorView& view, int64_t count) {
     return std::span<int32_t>(metadata_.data() + (view.data<int32_t>() - device), count);
   };
@@ -261,8 +266,8 @@ BatchView Model::begin_step(std::span<const SpanRequest> requests, std::span<con
                  .fresh = host(w.fresh, num_spans),
                  .global_pages = table_of(KvPool::kGlobal),
                  .window_pages = table_of(KvPool::kWindow)});
-    // Committed before it runs: steps run in the order in which they were begun, so that a page given back here is only ever
-    // written by a later one.
+    // Committed before it runs: steps run in the order in which they were begun, so that a page
+    // given back here is only ever written by a later one.
     table_.end_step();
   }
   std::copy(token_ids.begin(), token_ids.end(), host(w.token_ids, num_tokens).begin());
@@ -288,7 +293,8 @@ void Model::run_layers(const BatchView& batch, Probe* probe) {
   forward_layers(context(), batch, probe);
 }
 
-// Stages update states in place: one that fails half-way leaves sequences that are neither as before nor as after.
+// Stages update states in place: one that fails half-way leaves sequences that are neither as
+// before nor as after.
 template <typename Fn>
 void Model::guarded(Fn&& run_stages) {
   try {

@@ -27,8 +27,9 @@ MemoryPlan plan_memory(const ModelConfig& config, const ModelOptions& options,
 // `step` and `trace` are called from one thread at a time; the other methods from any thread.
 class Model {
  public:
-  // Imports the weights and computes the meta prefix. Throws kModelFormat, kInvalidArgument, kOutOfMemory; kAborted when `stop`
-  // is set meanwhile, which also ends a running step, and with it the model.
+  // Imports the weights and computes the meta prefix. Throws kModelFormat, kInvalidArgument,
+  // kOutOfMemory; kAborted when `stop` is set meanwhile, which also ends a running step, and with
+  // it the model.
   Model(ModelConfig config, const ModelOptions& options, const TensorTable& table,
         std::unique_ptr<Backend> backend, const std::atomic<bool>& stop, const Progress& progress);
 
@@ -36,12 +37,13 @@ class Model {
   void release_sequence(SequenceId id);
   CacheUsage usage() const;
 
-  // Runs the spans, one a sequence, in one forward pass. All or nothing: when it throws, no sequence has changed. Should a stage
-  // itself fail, the model is lost, and every later step throws that first error again.
+  // Runs the spans, one a sequence, in one forward pass. All or nothing: when it throws, no
+  // sequence has changed. Should a stage itself fail, the model is lost, and every later step
+  // throws that first error again.
   std::vector<SpanOutput> step(std::span<const SpanInput> spans);
 
-  // One pass over the meta tokens and `tokens` from nothing, in a sequence of its own: every activation of the given layers,
-  // M + T rows each.
+  // One pass over the meta tokens and `tokens` from nothing, in a sequence of its own: every
+  // activation of the given layers, M + T rows each.
   std::vector<TraceTensor> trace(std::span<const int32_t> tokens, std::span<const int> layers);
 
   const ModelConfig& config() const { return config_; }
@@ -71,7 +73,7 @@ class Model {
   Workspace workspace_;
 
   mutable std::mutex table_mutex_;
-  SequenceTable table_;  // guarded by table_mutex_
+  SequenceTable table_;            // guarded by table_mutex_
   std::vector<int32_t> metadata_;  // of the running step, as uploaded
   std::optional<Error> lost_;
 };

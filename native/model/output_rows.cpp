@@ -23,7 +23,8 @@ std::vector<OutputRow> wanted_rows(std::span<const SpanInput> spans) {
     for (size_t t = 0; t < span.tokens.size(); ++t, ++row) {
       const bool last = t + 1 == span.tokens.size();
       OutputRow wanted{.row = row, .span = static_cast<int>(s)};
-      wanted.logits = span.logits == LogitsWanted::kAll || (last && span.logits == LogitsWanted::kLast);
+      wanted.logits =
+          span.logits == LogitsWanted::kAll || (last && span.logits == LogitsWanted::kLast);
       wanted.sample = last && span.sampling.has_value();
       if (!span.targets.empty()) wanted.target = span.targets[t];
       if (wanted.logits || wanted.sample || wanted.target >= 0) rows.push_back(wanted);
@@ -69,7 +70,8 @@ class OutputChunk {
   void sample(const CacheViews& cache, std::span<const SpanInput> spans,
               std::span<const int32_t> state_slots, std::span<const int32_t> positions,
               std::vector<SpanOutput>& outputs) {
-    // Rows that nothing is drawn from go through with the settings of a greedy draw, whose result is not looked at.
+    // Rows that nothing is drawn from go through with the settings of a greedy draw, whose result
+    // is not looked at.
     std::vector<SamplingRow> sampling(rows_.size(), SamplingRow{.temperature = 0});
     std::vector<int32_t> bias_tokens;
     std::vector<float> bias_values;
@@ -105,11 +107,11 @@ class OutputChunk {
       if (!rows_[i].sample) continue;
       const size_t first = i * kMaxTopLogprobs;
       const size_t end = first + sampling[i].num_top_logprobs;
-      outputs[rows_[i].span].sampled = SampledToken{
-          .token = tokens[i],
-          .logprob = logprobs[i],
-          .top_tokens = {top_tokens.begin() + first, top_tokens.begin() + end},
-          .top_logprobs = {top_logprobs.begin() + first, top_logprobs.begin() + end}};
+      outputs[rows_[i].span].sampled =
+          SampledToken{.token = tokens[i],
+                       .logprob = logprobs[i],
+                       .top_tokens = {top_tokens.begin() + first, top_tokens.begin() + end},
+                       .top_logprobs = {top_logprobs.begin() + first, top_logprobs.begin() + end}};
     }
   }
 

@@ -8,7 +8,8 @@ namespace hymba {
 class Probe {
  public:
   virtual ~Probe() = default;
-  // Called after the stage that wrote `view`, which later stages may overwrite. layer: -1 outside of the layers.
+  // Called after the stage that wrote `view`, which later stages may overwrite. layer: -1 outside
+  // of the layers.
   virtual void record(int layer, const char* name, const TensorView& view) = 0;
 };
 

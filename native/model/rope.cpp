@@ -27,7 +27,8 @@ std::vector<float> rope_table(const RopeConfig& rope, int head_dim, int num_posi
     const double base = rope_base(rope, head_dim, position);
     float* row = table.data() + static_cast<size_t>(position) * head_dim;
     for (int k = 0; k < half; ++k) {
-      // The model was trained with fp32 frequencies and fp32 angles; only the cosine and sine themselves are taken exactly.
+      // The model was trained with fp32 frequencies and fp32 angles; only the cosine and sine
+      // themselves are taken exactly.
       const float frequency = static_cast<float>(std::pow(base, -2.0 * k / head_dim));
       const float angle = static_cast<float>(position) * frequency;
       row[k] = static_cast<float>(std::cos(static_cast<double>(angle)));

@@ -13,7 +13,8 @@ namespace hymba {
 
 enum class LogitsWanted : uint8_t { kNone, kLast, kAll };
 
-// How the token after a span is drawn. `row.position`, `row.state_slot` and the bias range are filled in by the step.
+// How the token after a span is drawn. `row.position`, `row.state_slot` and the bias range are
+// filled in by the step.
 struct SamplingRequest {
   SamplingRow row;
   std::vector<int32_t> bias_tokens;
@@ -40,9 +41,9 @@ struct SampledToken {
 };
 
 struct SpanOutput {
-  std::vector<float> logits;            // [rows, V]: one row for kLast, one a token for kAll
+  std::vector<float> logits;  // [rows, V]: one row for kLast, one a token for kAll
   std::optional<SampledToken> sampled;
-  std::vector<float> target_logprobs;   // of the targets ≥ 0, in order
+  std::vector<float> target_logprobs;  // of the targets ≥ 0, in order
 };
 
 // One activation of a traced pass, as fp32.

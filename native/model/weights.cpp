@@ -9,15 +9,21 @@ namespace {
 // Brings tensors over one by one, under the names of the published checkpoint.
 class Importer {
  public:
-  Importer(const HostTensors& tensors, Backend& backend, Arena& arena, bool counting, Weights& weights)
-      : tensors_(tensors), backend_(backend), arena_(arena), counting_(counting), weights_(weights) {}
+  Importer(const HostTensors& tensors, Backend& backend, Arena& arena, bool counting,
+           Weights& weights)
+      : tensors_(tensors),
+        backend_(backend),
+        arena_(arena),
+        counting_(counting),
+        weights_(weights) {}
 
   Matrix matrix(const std::string& name, int64_t rows, int64_t cols) {
     const HostTensor tensor = get(name, rows, cols);
     return backend_.import_matrix(std::array{tensor.view}, arena_);
   }
 
-  Matrix matrix_pair(const std::string& first, const std::string& second, int64_t rows, int64_t cols) {
+  Matrix matrix_pair(const std::string& first, const std::string& second, int64_t rows,
+                     int64_t cols) {
     const HostTensor a = get(first, rows, cols);
     const HostTensor b = get(second, rows, cols);
     return backend_.import_matrix(std::array{a.view, b.view}, arena_);
@@ -115,7 +121,8 @@ LayerWeights import_layer(const ModelConfig& config, int layer, Importer& import
   }
   w.conv_weight = import.table(mamba + "conv1d.weight", inner, config.conv_width);
   if (config.conv_bias) w.conv_bias = import.vector(mamba + "conv1d.bias", inner);
-  w.x_proj = import.matrix(mamba + "x_proj.0.weight", config.dt_rank + 2 * config.state_size, inner);
+  w.x_proj =
+      import.matrix(mamba + "x_proj.0.weight", config.dt_rank + 2 * config.state_size, inner);
   if (config.inner_layernorms) {
     w.dt_norm = import.vector(mamba + "dt_layernorm.weight", config.dt_rank);
     w.b_norm = import.vector(mamba + "B_layernorm.weight", config.state_size);

@@ -15,18 +15,18 @@ struct LayerWeights {
   TensorView input_norm;  // [C]
   Matrix in_proj;         // [q | k | v | u | z, C]; a consumer's has neither k nor v
   TensorView in_proj_bias;
-  TensorView q_norm;  // [H, Dk], the same row for every head unless the norm is per head
-  TensorView k_norm;  // [G, Dk]
-  TensorView conv_weight;  // [E, W]
-  TensorView conv_bias;    // [E]
-  Matrix x_proj;           // [R + 2N, E]
-  TensorView dt_norm;      // [R]
-  TensorView b_norm;       // [N]
-  TensorView c_norm;       // [N]
-  Matrix dt_proj;          // [E, R]
-  TensorView dt_bias;      // [E]
-  TensorView a;            // [E, N] = -exp(A_log)
-  TensorView d;            // [E]
+  TensorView q_norm;          // [H, Dk], the same row for every head unless the norm is per head
+  TensorView k_norm;          // [G, Dk]
+  TensorView conv_weight;     // [E, W]
+  TensorView conv_bias;       // [E]
+  Matrix x_proj;              // [R + 2N, E]
+  TensorView dt_norm;         // [R]
+  TensorView b_norm;          // [N]
+  TensorView c_norm;          // [N]
+  Matrix dt_proj;             // [E, R]
+  TensorView dt_bias;         // [E]
+  TensorView a;               // [E, N] = -exp(A_log)
+  TensorView d;               // [E]
   TensorView attention_norm;  // [E], pre_avg_layernorm1
   TensorView mamba_norm;      // [E], pre_avg_layernorm2
   Matrix out_proj;            // [C, E]
@@ -40,15 +40,16 @@ struct Weights {
   Matrix embed_tokens;  // [V, C]
   Matrix meta_tokens;   // [M, C]
   std::vector<LayerWeights> layers;
-  TensorView final_norm;  // [C]
-  Matrix lm_head;         // [V, C]; embed_tokens again when tied
+  TensorView final_norm;                      // [C]
+  Matrix lm_head;                             // [V, C]; embed_tokens again when tied
   size_t borrowed_bytes = 0;                  // of matrices that stay where the host has them
   std::vector<std::shared_ptr<void>> owners;  // of those
 };
 
 using Progress = std::function<void(double fraction)>;
 
-// Imports all tensors, taking backend memory from the arena; with a counting arena only sizes are looked at.
+// Imports all tensors, taking backend memory from the arena; with a counting arena only sizes are
+// looked at.
 Weights import_weights(const ModelConfig& config, const HostTensors& tensors, Backend& backend,
                        Arena& arena, bool counting, const Progress& progress);
 

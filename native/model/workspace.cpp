@@ -25,8 +25,8 @@ Workspace plan_workspace(const ModelConfig& config, const ModelOptions& options,
     w.page_tables[pool] = arena.take(DType::kI32, {max_spans, layout.pools[pool].num_columns()});
 
   if (config.rope.type != RopeType::kNone)
-    w.cos_sin = arena.take(
-        DType::kF32, {config.num_meta_tokens + options.max_context_tokens, config.head_dim});
+    w.cos_sin = arena.take(DType::kF32,
+                           {config.num_meta_tokens + options.max_context_tokens, config.head_dim});
 
   int in_proj_rows = 0;
   for (int layer = 0; layer < config.num_layers(); ++layer)

@@ -8,14 +8,17 @@
 
 namespace hymba {
 
-// The K/V of one layer (or of the producer that it shares K/V with), reached through a page table a span.
+// The K/V of one layer (or of the producer that it shares K/V with), reached through a page table a
+// span.
 //
-// A pool is an array of pages; a page holds one tile for each (layer of the pool, K/V head); a tile holds K [64, Dk], then
-// V [64, Dv], contiguous. The order of elements inside K and V is the backend's own business.
+// A pool is an array of pages; a page holds one tile for each (layer of the pool, K/V head); a tile
+// holds K [64, Dk], then V [64, Dv], contiguous. The order of elements inside K and V is the
+// backend's own business.
 //
-// A row of the page table has `meta_columns` pages of meta tokens, then `ring_columns` pages of text: text token i (position
-// M + i) is slot i % 64 of the page in column meta_columns + (i / 64) % ring_columns; meta token j is slot j % 64 of the page in
-// column j / 64. Pages that left a sliding window are no longer in the table: their columns are stale.
+// A row of the page table has `meta_columns` pages of meta tokens, then `ring_columns` pages of
+// text: text token i (position M + i) is slot i % 64 of the page in column meta_columns + (i / 64)
+// % ring_columns; meta token j is slot j % 64 of the page in column j / 64. Pages that left a
+// sliding window are no longer in the table: their columns are stale.
 struct KvLayerView {
   void* pool = nullptr;
   DType dtype = DType::kBF16;

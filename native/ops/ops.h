@@ -1,8 +1,10 @@
-// The vocabulary of the forward pass: one Args struct a stage, and the Backend that carries the stages out.
+// The vocabulary of the forward pass: one Args struct a stage, and the Backend that carries the
+// stages out.
 //
-// Dimensions: T tokens of all spans together, S spans (one a sequence), C hidden size, H query heads, G K/V heads, Dk and Dv
-// head dims, E Mamba channels, N states a channel, W conv width, R dt rank, F MLP width, V vocabulary, M meta tokens.
-// "act" is the model's activation dtype: fp32 or bf16. All views of one Args lie in the backend's memory.
+// Dimensions: T tokens of all spans together, S spans (one a sequence), C hidden size, H query
+// heads, G K/V heads, Dk and Dv head dims, E Mamba channels, N states a channel, W conv width, R dt
+// rank, F MLP width, V vocabulary, M meta tokens. "act" is the model's activation dtype: fp32 or
+// bf16. All views of one Args lie in the backend's memory.
 #pragma once
 
 #include <cstdint>
@@ -16,8 +18,8 @@
 
 namespace hymba {
 
-// A weight matrix in the form that its backend multiplies by. `blocks` row blocks of [rows, cols] are stacked: one for most
-// matrices, two for gate and up, which a backend may interleave.
+// A weight matrix in the form that its backend multiplies by. `blocks` row blocks of [rows, cols]
+// are stacked: one for most matrices, two for gate and up, which a backend may interleave.
 struct Matrix {
   static constexpr int kMaxBlocks = 2;
   const void* blocks[kMaxBlocks] = {};
@@ -27,7 +29,8 @@ struct Matrix {
   DType dtype = DType::kBF16;
 };
 
-// The ragged batch of one call. Rows of all activations follow its order: span after span, token after token.
+// The ragged batch of one call. Rows of all activations follow its order: span after span, token
+// after token.
 struct BatchView {
   int num_tokens = 0;
   int num_spans = 0;
@@ -64,10 +67,10 @@ struct RmsNormArgs {
 
 // out = in · weightᵀ (+ bias) (+ out when `accumulate`).
 struct LinearArgs {
-  TensorView in;      // [T, K] act, rows may be strided
-  Matrix weight;      // [N, K]
-  TensorView bias;    // [N] f32, or empty
-  TensorView out;     // [T, N] act or f32, rows may be strided
+  TensorView in;            // [T, K] act, rows may be strided
+  Matrix weight;            // [N, K]
+  TensorView bias;          // [N] f32, or empty
+  TensorView out;           // [T, N] act or f32, rows may be strided
   bool accumulate = false;  // f32 out only: the residual stream
 };
 
@@ -81,15 +84,16 @@ struct GatedLinearArgs {
   TensorView out;  // [T, F] act
 };
 
-// q, k ← rope(norm(q)), rope(norm(k)), in place; k and v are then written to their pages. A consumer layer has neither k nor v.
-// rope(x)[i] = x[i]·cos[i] - x[i + Dk/2]·sin[i] and rope(x)[i + Dk/2] = x[i + Dk/2]·cos[i] + x[i]·sin[i], for i < Dk/2.
+// q, k ← rope(norm(q)), rope(norm(k)), in place; k and v are then written to their pages. A
+// consumer layer has neither k nor v. rope(x)[i] = x[i]·cos[i] - x[i + Dk/2]·sin[i] and rope(x)[i +
+// Dk/2] = x[i + Dk/2]·cos[i] + x[i]·sin[i], for i < Dk/2.
 struct RotaryKvWriteArgs {
   BatchView batch;
-  TensorView q;         // [T, H, Dk] act, rows may be strided
-  TensorView k;         // [T, G, Dk] act, or empty
-  TensorView v;         // [T, G, Dv] act, or empty
-  TensorView q_norm;    // [H, Dk] f32, or empty
-  TensorView k_norm;    // [G, Dk] f32, or empty
+  TensorView q;       // [T, H, Dk] act, rows may be strided
+  TensorView k;       // [T, G, Dk] act, or empty
+  TensorView v;       // [T, G, Dv] act, or empty
+  TensorView q_norm;  // [H, Dk] f32, or empty
+  TensorView k_norm;  // [G, Dk] f32, or empty
   float norm_epsilon = 0;
   TensorView cos_sin;  // [positions, Dk] f32: Dk/2 cosines, then Dk/2 sines; empty: no rotation
   KvLayerView kv;
@@ -106,7 +110,8 @@ struct AttentionArgs {
   TensorView out;  // [T, H, Dv] act
 };
 
-// out = silu(depthwise causal convolution of width W over u). The last W-1 rows of u of each span are left in its conv state.
+// out = silu(depthwise causal convolution of width W over u). The last W-1 rows of u of each span
+// are left in its conv state.
 struct CausalConv1dArgs {
   BatchView batch;
   TensorView u;           // [T, E] act, rows may be strided
@@ -118,8 +123,8 @@ struct CausalConv1dArgs {
 
 // [dt | B | C] = u · weightᵀ, each part through its own RMSNorm unless the norms are empty.
 struct XProjArgs {
-  TensorView u;       // [T, E] act
-  Matrix weight;      // [R + 2N, E]
+  TensorView u;        // [T, E] act
+  Matrix weight;       // [R + 2N, E]
   TensorView dt_norm;  // [R] f32, or empty
   TensorView b_norm;   // [N] f32, or empty
   TensorView c_norm;   // [N] f32, or empty
@@ -129,13 +134,14 @@ struct XProjArgs {
 
 // delta = softplus(dt · weightᵀ + bias).
 struct DtProjArgs {
-  TensorView dt;      // [T, R] act, rows may be strided
-  Matrix weight;      // [E, R]
-  TensorView bias;    // [E] f32
-  TensorView delta;   // [T, E] act
+  TensorView dt;     // [T, R] act, rows may be strided
+  Matrix weight;     // [E, R]
+  TensorView bias;   // [E] f32
+  TensorView delta;  // [T, E] act
 };
 
-// s ← exp(delta·A)·s + delta·B·u;  out = (Σ_n s·C + D·u) · silu(z). The state goes from state_source to state_slot.
+// s ← exp(delta·A)·s + delta·B·u;  out = (Σ_n s·C + D·u) · silu(z). The state goes from
+// state_source to state_slot.
 struct SelectiveScanArgs {
   BatchView batch;
   TensorView u;          // [T, E] act, after the convolution
@@ -167,10 +173,12 @@ class Slab {
   virtual size_t bytes() const = 0;
 };
 
-// Carries out the stages, in the order of the calls. Stages may run asynchronously: results are there after `synchronize`, and
-// a later stage sees what an earlier one wrote. Used from one thread.
+// Carries out the stages, in the order of the calls. Stages may run asynchronously: results are
+// there after `synchronize`, and a later stage sees what an earlier one wrote. Used from one
+// thread.
 //
-// The public methods check their Args (ops_check.cpp), so that both backends refuse the same things with the same words.
+// The public methods check their Args (ops_check.cpp), so that both backends refuse the same things
+// with the same words.
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -181,8 +189,8 @@ class Backend {
   virtual void fill_zero(const TensorView& view) = 0;
   virtual void synchronize() = 0;
 
-  // Brings a matrix from host memory into the form of this backend. Takes what it needs from the arena: with a counting arena
-  // that is all it does.
+  // Brings a matrix from host memory into the form of this backend. Takes what it needs from the
+  // arena: with a counting arena that is all it does.
   virtual Matrix import_matrix(std::span<const TensorView> row_blocks, Arena& arena) = 0;
   // Whether imported matrices go on pointing at the host memory that they came from.
   virtual bool borrows_host_weights() const = 0;

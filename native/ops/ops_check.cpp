@@ -1,4 +1,5 @@
-// What every backend refuses, in the same words: the public side of each stage checks its Args, then runs it.
+// What every backend refuses, in the same words: the public side of each stage checks its Args,
+// then runs it.
 
 #include <string>
 
@@ -18,7 +19,8 @@ class StageCheck {
   }
 
   // The view has the given shape; -1 stands for any extent.
-  void shape(const char* name, const TensorView& view, std::initializer_list<int64_t> expected) const {
+  void shape(const char* name, const TensorView& view,
+             std::initializer_list<int64_t> expected) const {
     bool equal = !view.empty() && view.rank() == static_cast<int>(expected.size());
     int i = 0;
     for (int64_t extent : expected) {
@@ -81,8 +83,7 @@ class StageCheck {
   static std::string describe(const TensorView& view) {
     if (view.empty()) return "missing";
     std::string text = "[";
-    for (int i = 0; i < view.rank(); ++i)
-      text += (i > 0 ? ", " : "") + std::to_string(view.dim(i));
+    for (int i = 0; i < view.rank(); ++i) text += (i > 0 ? ", " : "") + std::to_string(view.dim(i));
     return text + "]";
   }
 
@@ -201,9 +202,9 @@ void Backend::x_proj(const XProjArgs& args) {
   check.act("u", args.u);
   check.shape("out", args.out, {args.u.rows(), args.weight.rows});
   check.dtype("out", args.out, args.u.dtype());
-  check.that(args.dt_norm.empty() == args.b_norm.empty() &&
-                 args.dt_norm.empty() == args.c_norm.empty(),
-             "the three norms come together");
+  check.that(
+      args.dt_norm.empty() == args.b_norm.empty() && args.dt_norm.empty() == args.c_norm.empty(),
+      "the three norms come together");
   if (!args.dt_norm.empty())
     check.that(args.dt_norm.rows() + args.b_norm.rows() + args.c_norm.rows() == args.weight.rows,
                "the three norms do not cover the output");

@@ -6,11 +6,7 @@
 #include <cmath>
 #include <cstdint>
 
-#if defined(__CUDACC__)
-#define HYMBA_HD __host__ __device__
-#else
-#define HYMBA_HD
-#endif
+#include "core/host_device.h"
 
 namespace hymba {
 

@@ -1,0 +1,51 @@
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { HymbaModel } from "../lib";
+import { relativeError } from "./helpers/golden";
+
+/** What PyTorch found for the bundled model, in float32: see scripts/train_tiny/README.md. */
+interface Holdout {
+  readonly nats_per_token: number;
+  readonly bits_per_byte: number;
+  readonly pieces: readonly {
+    readonly text: string;
+    readonly input_ids: readonly number[];
+    readonly logprobs: readonly number[];
+  }[];
+}
+
+const holdout = JSON.parse(
+  readFileSync(join(__dirname, "golden", "tiny_holdout.json"), "utf8"),
+) as Holdout;
+const MODEL = join(__dirname, "..", "models", "hymba-tiny");
+
+test("the bundled model is as good as its card says", () => {
+  expect(holdout.bits_per_byte).toBeLessThanOrEqual(1.56);
+  const card = readFileSync(join(MODEL, "README.md"), "utf8");
+  expect(card).toContain(holdout.bits_per_byte.toFixed(3));
+});
+
+describe.each([
+  { dtype: "float32", bound: 1e-5 },
+  { dtype: "bfloat16", bound: 2e-2 },
+] as const)("held-out text in $dtype", ({ dtype, bound }) => {
+  let model: HymbaModel;
+  beforeAll(async () => {
+    model = await HymbaModel.load(MODEL, { device: "cpu", dtype, maxSequences: 2 });
+  });
+  afterAll(() => model.dispose());
+
+  test("is cut into the same tokens", async () => {
+    for (const { text, input_ids } of holdout.pieces) {
+      const ids = await model.tokenizer.encode(text, { addSpecialTokens: false });
+      expect([...ids]).toEqual(input_ids.slice(1, ids.length + 1));
+    }
+  });
+
+  test("has PyTorch's log-probabilities, token by token", async () => {
+    for (const { input_ids, logprobs } of holdout.pieces) {
+      const ours = await model.score(input_ids);
+      expect(relativeError(ours, logprobs)).toBeLessThanOrEqual(bound);
+    }
+  });
+});
