@@ -49,3 +49,13 @@ describe.each([
     }
   });
 });
+
+test("the number of threads changes no bit", async () => {
+  const { input_ids } = holdout.pieces[0]!;
+  const scores = [];
+  for (const threads of [1, 3]) {
+    await using model = await HymbaModel.load(MODEL, { device: "cpu", threads, maxSequences: 1 });
+    scores.push(await model.score(input_ids));
+  }
+  expect(scores[0]).toEqual(scores[1]);
+});

@@ -102,8 +102,9 @@ std::unique_ptr<Backend> make_cpu_backend(int num_threads) {
 #if defined(__x86_64__)
   if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") ||
       !__builtin_cpu_supports("f16c"))
-    fail(ErrorCode::kUnsupportedDevice,
-         "this CPU has no AVX2, FMA and F16C instructions, which the CPU backend needs (x86-64-v3)");
+    fail(
+        ErrorCode::kUnsupportedDevice,
+        "this CPU has no AVX2, FMA and F16C instructions, which the CPU backend needs (x86-64-v3)");
 #endif
   return std::make_unique<CpuBackend>(num_threads > 0 ? num_threads : available_cores());
 }
