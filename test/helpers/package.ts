@@ -1,0 +1,39 @@
+import { execFile, execFileSync } from "node:child_process";
+import { readdirSync, statSync } from "node:fs";
+import { join } from "node:path";
+
+/** Folder of the package. Scripts that run in it find the package under its own name. */
+export const ROOT = join(__dirname, "..", "..");
+
+/** Compiles lib/ unless dist/ is newer than all of it: other processes and threads run dist/. */
+export function ensureBuilt(): void {
+  const built = statSync(join(ROOT, "dist", "index.js"), { throwIfNoEntry: false });
+  const sources = readdirSync(join(ROOT, "lib"), { recursive: true, encoding: "utf8" });
+  const newest = Math.max(...sources.map((name) => statSync(join(ROOT, "lib", name)).mtimeMs));
+  if (built !== undefined && built.mtimeMs > newest) return;
+  const tsc = require.resolve("typescript/bin/tsc");
+  execFileSync(process.execPath, [tsc, "-p", "tsconfig.build.json"], { cwd: ROOT });
+}
+
+/** How a process ended. */
+export interface ScriptResult {
+  /** Exit code; null when a signal, such as that of a crash, ended it. */
+  readonly code: number | null;
+  readonly signal: NodeJS.Signals | null;
+  readonly out: string;
+  readonly err: string;
+}
+
+/** Runs a script in a Node process of its own, in the package's folder. */
+export function runScript(script: string, nodeOptions: readonly string[] = []) {
+  return new Promise<ScriptResult>((resolve) => {
+    const child = execFile(
+      process.execPath,
+      [...nodeOptions, "--eval", script],
+      { cwd: ROOT },
+      (_error, out, err) => {
+        resolve({ code: child.exitCode, signal: child.signalCode, out, err });
+      },
+    );
+  });
+}
