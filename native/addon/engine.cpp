@@ -24,12 +24,7 @@ void Engine::shut_down() {
   }
   stop = true;
   wake_.notify_one();
-  if (!thread_.joinable()) return;
-  // The last owner of an engine can be one of its own jobs, when JavaScript is gone already.
-  if (thread_.get_id() == std::this_thread::get_id())
-    thread_.detach();
-  else
-    thread_.join();
+  if (thread_.joinable()) thread_.join();
 }
 
 void Engine::run() {

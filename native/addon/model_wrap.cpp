@@ -32,48 +32,47 @@ class NativeModel final : public Napi::ObjectWrap<NativeModel> {
   }
 
   explicit NativeModel(const Napi::CallbackInfo& info)
-      : ObjectWrap(info), shared_(std::make_shared<Shared>(info.Env())) {
+      : ObjectWrap(info), env_(info.Env()), promises_(info.Env()) {
     // When the environment ends (process exit, a worker's end), no thread may be left that could
     // call into it.
-    info.Env().AddCleanupHook([weak = std::weak_ptr(shared_)] {
-      if (const auto shared = weak.lock()) shared->engine.shut_down();
-    });
+    napi_add_env_cleanup_hook(env_, shut_down, &engine_);
   }
 
+  ~NativeModel() override { napi_remove_env_cleanup_hook(env_, shut_down, &engine_); }
+
  private:
-  // Jobs under way keep it alive, so that a model may be collected while they run.
-  struct Shared {
-    explicit Shared(Napi::Env env) : promises(env) {}
-    PromiseQueue promises;
-    Engine engine;
-  };
+  static void shut_down(void* engine) { static_cast<Engine*>(engine)->shut_down(); }
 
   // Runs `work(engine)` on the engine's thread; the promise resolves with what its result becomes
-  // in JavaScript.
+  // in JavaScript. Until then the object is not collected.
   template <typename Work>
   Napi::Value run(const Napi::CallbackInfo& info, Work work) {
-    auto [promise, ticket] = shared_->promises.open(info.Env());
-    shared_->engine.post([shared = shared_.get(), keep_alive = shared_, ticket = ticket,
-                          work = std::move(work)]() mutable {
+    auto [promise, ticket] = promises_.open(info.Env());
+    Ref();
+    engine_.post([this, ticket = ticket, work = std::move(work)]() mutable {
       std::function<Napi::Value(Napi::Env)> result;
       std::exception_ptr error;
       try {
-        result = work(shared->engine);
+        result = work(engine_);
       } catch (...) {
         error = std::current_exception();
       }
-      // The last reference may be this one; it goes to the JavaScript thread to die there.
-      auto settle = [keep_alive = std::move(keep_alive),
-                     result = std::move(result)](Napi::Env env) { return result(env); };
-      shared->promises.settle(std::move(ticket), std::move(settle), error);
+      promises_.settle(std::move(ticket), [this, result = std::move(result), error](Napi::Env env) {
+        Unref();
+        if (error) std::rethrow_exception(error);
+        return result(env);
+      });
     });
     return promise;
   }
 
-  Model& model() const {
-    if (shared_->engine.model == nullptr) fail(ErrorCode::kDisposed, "the model is not loaded");
-    return *shared_->engine.model;
+  // The engine's model. A job may find that one before it disposed of the model.
+  static Model& loaded(const Engine& engine) {
+    if (engine.model == nullptr) fail(ErrorCode::kDisposed, "the model is not loaded");
+    return *engine.model;
   }
+
+  Model& model() const { return loaded(engine_); }
 
   Napi::Value load(const Napi::CallbackInfo& info) {
     LoadRequest request =
@@ -88,10 +87,10 @@ class NativeModel final : public Napi::ObjectWrap<NativeModel> {
   }
 
   Napi::Value load_progress(const Napi::CallbackInfo& info) {
-    return Napi::Number::New(info.Env(), shared_->engine.load_progress);
+    return Napi::Number::New(info.Env(), engine_.load_progress);
   }
 
-  void stop(const Napi::CallbackInfo&) { shared_->engine.stop = true; }
+  void stop(const Napi::CallbackInfo&) { engine_.stop = true; }
 
   Napi::Value memory(const Napi::CallbackInfo& info) {
     return guarded(info.Env(),
@@ -118,7 +117,7 @@ class NativeModel final : public Napi::ObjectWrap<NativeModel> {
       return spans_from_js(info[0].As<Napi::Array>());
     });
     return run(info, [spans = std::move(spans)](Engine& engine) {
-      return [outputs = engine.model->step(spans)](Napi::Env env) { return to_js(env, outputs); };
+      return [outputs = loaded(engine).step(spans)](Napi::Env env) { return to_js(env, outputs); };
     });
   }
 
@@ -130,7 +129,7 @@ class NativeModel final : public Napi::ObjectWrap<NativeModel> {
     std::vector<int> layer_ids(layers.Data(), layers.Data() + layers.ElementLength());
     return run(
         info, [token_ids = std::move(token_ids), layer_ids = std::move(layer_ids)](Engine& engine) {
-          return [traced = engine.model->trace(token_ids, layer_ids)](Napi::Env env) {
+          return [traced = loaded(engine).trace(token_ids, layer_ids)](Napi::Env env) {
             return to_js(env, traced);
           };
         });
@@ -144,7 +143,9 @@ class NativeModel final : public Napi::ObjectWrap<NativeModel> {
     });
   }
 
-  std::shared_ptr<Shared> shared_;
+  const Napi::Env env_;
+  PromiseQueue promises_;
+  Engine engine_;  // last: its thread, which settles promises, ends first
 };
 
 Napi::Value plan_memory_js(const Napi::CallbackInfo& info) {

@@ -9,7 +9,6 @@ class PromiseQueue::Ticket {
   explicit Ticket(Napi::Env env) : deferred(Napi::Promise::Deferred::New(env)) {}
   Napi::Promise::Deferred deferred;
   std::function<Napi::Value(Napi::Env)> result;
-  std::exception_ptr error;
 };
 
 struct PromiseQueue::State {
@@ -38,10 +37,9 @@ std::pair<Napi::Promise, std::shared_ptr<PromiseQueue::Ticket>> PromiseQueue::op
 }
 
 void PromiseQueue::settle(std::shared_ptr<Ticket> ticket,
-                          std::function<Napi::Value(Napi::Env)> result, std::exception_ptr error) {
+                          std::function<Napi::Value(Napi::Env)> result) {
   if (state_->closed) return;
   ticket->result = std::move(result);
-  ticket->error = error;
   auto* carried = new std::shared_ptr<Ticket>(std::move(ticket));
   const auto on_js_thread = [state = state_](Napi::Env env, Napi::Function,
                                              std::shared_ptr<Ticket>* carried) {
@@ -50,10 +48,6 @@ void PromiseQueue::settle(std::shared_ptr<Ticket> ticket,
     if (--state->num_pending == 0) state->function.Unref(env);
     const std::shared_ptr<Ticket> ticket = std::move(*owner);
     const Napi::HandleScope scope(env);
-    if (ticket->error) {
-      ticket->deferred.Reject(to_js_error(env, ticket->error).Value());
-      return;
-    }
     try {
       ticket->deferred.Resolve(ticket->result(env));
     } catch (const Napi::Error& thrown) {

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <atomic>
-#include <exception>
 #include <functional>
 #include <memory>
 
@@ -24,10 +23,9 @@ class PromiseQueue {
   class Ticket;
   std::pair<Napi::Promise, std::shared_ptr<Ticket>> open(Napi::Env env);
 
-  // Resolves with what `result` makes on the JavaScript thread, or rejects with `error` when that
-  // is set. Exactly once a ticket; when the environment is being torn down nothing happens.
-  void settle(std::shared_ptr<Ticket> ticket, std::function<Napi::Value(Napi::Env)> result,
-              std::exception_ptr error);
+  // Resolves with what `result` returns on the JavaScript thread, or rejects with what it throws.
+  // Exactly once a ticket; when the environment is being torn down nothing happens.
+  void settle(std::shared_ptr<Ticket> ticket, std::function<Napi::Value(Napi::Env)> result);
 
  private:
   // Shared with the calls under way, which can outlive the queue while an environment ends.
