@@ -1,0 +1,138 @@
+import fc from "fast-check";
+import {
+  loadBinding,
+  type NativeLoadOptions,
+  type NativeModel,
+  type NativeSpan,
+} from "../lib/binding";
+import { openCheckpoint } from "../lib/checkpoint/checkpoint";
+import type { TensorEntry } from "../lib/checkpoint/tensor_table";
+import { nativeLoadOptions } from "../lib/load_options";
+import { MICRO } from "./helpers/golden";
+
+// TypeScript checks everything before it crosses over. The addon does not rely on that: what would make it read outside of
+// a file or a buffer is refused there as well.
+
+let valid: NativeLoadOptions;
+beforeAll(async () => {
+  const options = { maxSequences: 2, maxContextTokens: 128, maxBatchTokens: 64 };
+  valid = nativeLoadOptions(await openCheckpoint(MICRO), options);
+});
+
+async function load(options: NativeLoadOptions): Promise<NativeModel> {
+  const native = new (loadBinding().NativeModel)();
+  await native.load(options);
+  return native;
+}
+
+function withTensor(index: number, change: (entry: TensorEntry) => object): NativeLoadOptions {
+  const tensors = valid.tensors.map((entry, i) =>
+    i === index ? { ...entry, ...change(entry) } : entry,
+  );
+  return { ...valid, tensors };
+}
+
+const modelFormat = expect.objectContaining({ code: "ERR_MODEL_FORMAT" }) as Error;
+const invalidArgument = expect.objectContaining({ code: "ERR_INVALID_ARGUMENT" }) as Error;
+
+describe("the tensor table", () => {
+  test("byte ranges that are not the tensor's are refused, wherever they are", async () => {
+    const offset = fc.integer({ min: 0, max: 2 ** 40 });
+    await fc.assert(
+      fc.asyncProperty(fc.nat(), offset, offset, async (pick, begin, end) => {
+        const index = pick % valid.tensors.length;
+        const { source } = valid.tensors[index]!;
+        if (source.kind !== "file") throw new Error("a synthetic tensor");
+        // A range of the right size inside the file holds values, if not the right ones.
+        fc.pre(end - begin !== source.end - source.begin);
+        const options = withTensor(index, () => ({ source: { ...source, begin, end } }));
+        await expect(load(options)).rejects.toEqual(modelFormat);
+      }),
+      { seed: 1, numRuns: 60 },
+    );
+  });
+
+  test("a range of the right size behind the end of the file is refused", async () => {
+    const options = withTensor(3, ({ source }) => {
+      if (source.kind !== "file") throw new Error("a synthetic tensor");
+      const size = source.end - source.begin;
+      return { source: { ...source, begin: 2 ** 40, end: 2 ** 40 + size } };
+    });
+    await expect(load(options)).rejects.toEqual(modelFormat);
+  });
+
+  test("a missing tensor, a wrong shape and a missing file are refused by name", async () => {
+    const missing = { ...valid, tensors: valid.tensors.slice(1) };
+    await expect(load(missing)).rejects.toThrow("model.embed_tokens.weight is missing");
+    const reshaped = withTensor(0, () => ({ shape: [1, 128] }));
+    await expect(load(reshaped)).rejects.toThrow(/model\.embed_tokens\.weight has 128 elements/);
+    const files = ["/nowhere/model.safetensors"];
+    await expect(load({ ...valid, files })).rejects.toThrow(/cannot open \/nowhere/);
+    await expect(load({ ...valid, files: [] })).rejects.toEqual(modelFormat);
+  });
+});
+
+describe("a step", () => {
+  let native: NativeModel;
+  let sequence: number;
+  const span = (change: Partial<NativeSpan>): NativeSpan => ({
+    sequence,
+    tokens: Int32Array.of(1, 2, 3),
+    generated: false,
+    logits: "last",
+    sampling: null,
+    targets: null,
+    ...change,
+  });
+  beforeAll(async () => {
+    native = await load(valid);
+    sequence = native.createSequence();
+  });
+  afterAll(() => native.dispose());
+
+  test("token ids outside of the vocabulary are refused", async () => {
+    const outside = fc.oneof(
+      fc.integer({ min: -(2 ** 31), max: -1 }),
+      fc.integer({ min: 320, max: 2 ** 31 - 1 }),
+    );
+    await fc.assert(
+      fc.asyncProperty(outside, fc.nat(4), async (token, position) => {
+        const tokens = new Int32Array(5).fill(1);
+        tokens[position] = token;
+        await expect(native.step([span({ tokens })])).rejects.toEqual(invalidArgument);
+        const targets = Int32Array.of(1, 1, token === -1 ? -2 : token);
+        await expect(native.step([span({ targets })])).rejects.toEqual(invalidArgument);
+      }),
+      { seed: 2, numRuns: 50 },
+    );
+  });
+
+  test("spans that do not fit together are refused, and nothing has changed", async () => {
+    const before = native.usage();
+    const refused: [NativeSpan[], string][] = [
+      [[], "ERR_INVALID_ARGUMENT"],
+      [[span({ tokens: new Int32Array() })], "ERR_INVALID_ARGUMENT"],
+      [[span({}), span({})], "ERR_INVALID_ARGUMENT"],
+      [[span({ tokens: new Int32Array(65).fill(1) })], "ERR_INVALID_ARGUMENT"],
+      [[span({ targets: Int32Array.of(1) })], "ERR_INVALID_ARGUMENT"],
+      [[span({ sequence: 12345 })], "ERR_DISPOSED"],
+    ];
+    for (const [spans, code] of refused) {
+      await expect(native.step(spans)).rejects.toEqual(expect.objectContaining({ code }));
+    }
+    expect(native.usage()).toEqual(before);
+    const [result] = await native.step([span({})]);
+    expect(result!.logits).toHaveLength(320);
+  });
+
+  test("a model that was disposed refuses everything", async () => {
+    const gone = await load(valid);
+    const disposing = gone.dispose();
+    // Queued behind the dispose.
+    await expect(gone.step([span({})])).rejects.toEqual(
+      expect.objectContaining({ code: "ERR_DISPOSED" }),
+    );
+    await disposing;
+    expect(() => gone.usage()).toThrow(expect.objectContaining({ code: "ERR_DISPOSED" }));
+  });
+});
