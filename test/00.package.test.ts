@@ -1,25 +1,11 @@
 import { execFileSync } from "node:child_process";
-import { readdirSync, statSync } from "node:fs";
 import path from "node:path";
 import { version } from "../package.json";
-
-const root = path.join(__dirname, "..");
-
-function newestSource(): number {
-  const names = readdirSync(path.join(root, "lib"), { recursive: true, encoding: "utf8" });
-  return Math.max(...names.map((name) => statSync(path.join(root, "lib", name)).mtimeMs));
-}
-
-/** Compiles lib/ unless dist/ is newer than all of it. */
-function ensureBuilt(): void {
-  const built = statSync(path.join(root, "dist", "index.js"), { throwIfNoEntry: false });
-  if (built !== undefined && built.mtimeMs > newestSource()) return;
-  node([require.resolve("typescript/bin/tsc"), "-p", "tsconfig.build.json"]);
-}
+import { ensureBuilt, ROOT } from "./helpers/package";
 
 /** Runs node in the package's folder, whose own name then resolves through its `exports`. */
 function node(args: readonly string[]): string {
-  return execFileSync(process.execPath, args, { cwd: root, encoding: "utf8", stdio: "pipe" });
+  return execFileSync(process.execPath, args, { cwd: ROOT, encoding: "utf8", stdio: "pipe" });
 }
 
 describe("the package", () => {
