@@ -27,6 +27,7 @@ struct Matrix {
   int64_t rows = 0;  // of one block: output features
   int64_t cols = 0;  // input features
   DType dtype = DType::kBF16;
+  bool packed = false;  // the elements of all blocks are in the backend's own order, in blocks[0]
 };
 
 // The ragged batch of one call. Rows of all activations follow its order: span after span, token
@@ -39,7 +40,8 @@ struct BatchView {
   TensorView token_spans;   // [T] i32, the span that a token belongs to
   TensorView span_offsets;  // [S+1] i32, span s owns rows [offsets[s], offsets[s+1])
   TensorView state_source;  // [S] i32, state slot that a span goes on from; -1: from zeros
-  TensorView state_slot;    // [S] i32, state slot that it leaves its state in
+  TensorView state_slot;    // [S] i32, state slot that it leaves its state in; -1: a padded lane,
+                            // computed like any other but leaving the cache alone
 };
 
 // out[t] = table[id] or meta[-1-id].

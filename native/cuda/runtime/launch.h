@@ -1,0 +1,73 @@
+// How every kernel is launched.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <type_traits>
+#include <utility>
+
+#include "cuda/runtime/check.h"
+#include "cuda/runtime/device_info.h"
+
+namespace hymba::cuda {
+
+// What a launcher works with: where to enqueue, what the device is, and memory to lay intermediate
+// results in. A launcher never allocates, copies or synchronises, so that a CUDA graph can capture
+// it.
+struct LaunchContext {
+  cudaStream_t stream = nullptr;
+  const DeviceInfo* device = nullptr;
+
+  // Zeroes between stages: a kernel that counts arrivals here leaves zeroes behind.
+  uint32_t* counters = nullptr;
+  int num_counters = 0;
+
+  // Holds nothing from one stage to the next.
+  void* scratch = nullptr;
+  size_t scratch_bytes = 0;
+
+  // The scratch as T. Throws kInternal when it has no room for `count` of them.
+  template <typename T>
+  T* scratch_for(int64_t count, const char* stage) const {
+    check(static_cast<size_t>(count) * sizeof(T) <= scratch_bytes, stage, ": ", count * sizeof(T),
+          " bytes of scratch needed, ", scratch_bytes, " planned");
+    return static_cast<T*>(scratch);
+  }
+};
+
+// kernel<<<grid, block, shared_bytes>>>(args...). On devices that can, the grid may start while its
+// predecessor drains (programmatic dependent launch): every kernel calls `wait_for_predecessor`
+// (device/ptx.cuh) before it touches memory that an earlier one wrote, or writes what an earlier
+// one may still read.
+template <typename... Params, typename... Args>
+void launch(const char* name, const LaunchContext& context, void (*kernel)(Params...), dim3 grid,
+            dim3 block, size_t shared_bytes, Args&&... args) {
+  // What a kernel may use without asking.
+  constexpr size_t kDefaultSharedBytes = 48 * 1024;
+  if (shared_bytes > kDefaultSharedBytes)
+    check_cuda(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                                    cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                    static_cast<int>(shared_bytes)),
+               name);
+  cudaLaunchAttribute overlap{};
+  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  overlap.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = context.stream;
+  config.attrs = &overlap;
+  config.numAttrs = context.device->compute_major >= 9 ? 1 : 0;
+  check_cuda(cudaLaunchKernelEx(&config, kernel, static_cast<Params>(std::forward<Args>(args))...),
+             name);
+}
+
+template <typename T>
+constexpr T ceil_div(T a, std::type_identity_t<T> b) {
+  return (a + b - 1) / b;
+}
+
+}  // namespace hymba::cuda
