@@ -9,10 +9,11 @@
 namespace hymba {
 namespace {
 
-size_t count_weights(const ModelConfig& config, const TensorTable& table, Backend& backend,
-                     Arena& arena) {
+size_t count_weights(const ModelConfig& config, const TensorTable& table, DType act,
+                     Backend& backend, Arena& arena) {
   const HostTensors tensors(table, /*describe_only=*/true);
-  return import_weights(config, tensors, backend, arena, /*counting=*/true, nullptr).borrowed_bytes;
+  return import_weights(config, tensors, act, backend, arena, /*counting=*/true, nullptr)
+      .borrowed_bytes;
 }
 
 // As embed_tokens reads them.
@@ -65,7 +66,7 @@ MemoryPlan plan_memory(const ModelConfig& config, const ModelOptions& options,
                        const TensorTable& table, Backend& backend) {
   const KvLayout layout = make_kv_layout(config, options);
   Arena weights, cache, workspace;
-  const size_t borrowed_bytes = count_weights(config, table, backend, weights);
+  const size_t borrowed_bytes = count_weights(config, table, options.dtype, backend, weights);
   plan_cache(config, options, layout, cache);
   plan_workspace(config, options, layout, workspace);
   return {.weight_bytes = borrowed_bytes + weights.bytes(),
@@ -84,7 +85,7 @@ Model::Model(ModelConfig config, const ModelOptions& options, const TensorTable&
       memory_(plan_memory(config_, options, table, *backend_)),
       table_(layout_) {
   Arena weights;
-  count_weights(config_, table, *backend_, weights);
+  count_weights(config_, table, options.dtype, *backend_, weights);
   weight_slab_ = backend_->allocate(weights.bytes());
   cache_slab_ = backend_->allocate(memory_.cache_bytes);
   workspace_slab_ = backend_->allocate(memory_.workspace_bytes);
@@ -95,7 +96,8 @@ Model::Model(ModelConfig config, const ModelOptions& options, const TensorTable&
     if (stop_) fail(ErrorCode::kAborted, "the model was stopped while it was loading");
     progress(fraction);
   };
-  weights_ = import_weights(config_, tensors, *backend_, weight_arena, /*counting=*/false, report);
+  weights_ = import_weights(config_, tensors, options.dtype, *backend_, weight_arena,
+                            /*counting=*/false, report);
   Arena cache_arena(cache_slab_->data(), cache_slab_->bytes());
   cache_ = plan_cache(config_, options_, layout_, cache_arena);
   Arena workspace_arena(workspace_slab_->data(), workspace_slab_->bytes());
