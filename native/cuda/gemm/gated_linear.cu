@@ -1,0 +1,33 @@
+// Computes  out = silu(in · gateᵀ) ⊙ (in · upᵀ), or relu(in · upᵀ)² where there is no gate.
+// Shapes    in [T, C], gate and up [F, C], out [T, F]; rows of in and out may be strided.
+// Kernels   skinny.cuh, tile.cuh, simt.cuh; select.h chooses. Gate and up are interleaved by groups
+//           of 8 rows (packed_matrix.h), so a thread has both factors.
+// Numerics  activation and product in fp32; one rounding to out's dtype.
+
+#include "cuda/gemm/gemm.cuh"
+#include "cuda/stages.h"
+
+namespace hymba::cuda {
+namespace {
+
+template <typename Act>
+void gated_linear_as(const GatedLinearArgs& args, const LaunchContext& context) {
+  const PairRows<Act> out(args.out);
+  switch (args.activation) {
+    case MlpActivation::kSilu:
+      return gemm("gated_linear", args.in, args.weight, GatedSiluEpilogue<Act>{out}, context);
+    case MlpActivation::kRelu2:
+      return gemm("gated_linear", args.in, args.weight, Relu2Epilogue<Act>{out}, context);
+  }
+}
+
+}  // namespace
+
+void gated_linear(const GatedLinearArgs& args, const LaunchContext& context) {
+  if (args.out.dtype() == DType::kF32)
+    gated_linear_as<float>(args, context);
+  else
+    gated_linear_as<BFloat16>(args, context);
+}
+
+}  // namespace hymba::cuda
