@@ -50,8 +50,8 @@ template <typename Weight, typename Epilogue>
 __global__ void __launch_bounds__(kSimtThreads)
     simt_gemm_kernel(RowMajorOperands<Weight> operands, Epilogue epilogue) {
   constexpr int kBlocks = Epilogue::kPaired ? 2 : 1;
-  __shared__ float in[kSimtDepth][kSimtRows + 4];
-  __shared__ float weight[kBlocks][kSimtDepth][kSimtCols + 2];
+  __shared__ __align__(16) float in[kSimtDepth][kSimtRows + 4];
+  __shared__ __align__(16) float weight[kBlocks][kSimtDepth][kSimtCols + 2];
   allow_successor();
 
   const int first_row = blockIdx.x * kSimtRows;
