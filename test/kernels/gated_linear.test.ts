@@ -77,9 +77,6 @@ describeCuda("gated_linear in bf16", (device) => {
     test.each([...SHAPES, ...LARGE])("$rows x $inner x $outer", (shape) =>
       compareWithCpu(device, mlpProduct(activation, shape), { activation }),
     );
-    test.each(SHAPES.slice(3, 6))("$rows x $inner x $outer into fp32", (shape) =>
-      compareWithCpu(device, mlpProduct(activation, shape), { activation, out: "f32" }),
-    );
     test.each([5, 40, 270])("%i rows, into columns that start anywhere", (rows) => {
       const product = mlpProduct(activation, { rows, inner: 72, outer: 27 });
       for (const columns of [1, 2, 8]) compareWithCpu(device, product, { activation, columns });
@@ -118,28 +115,12 @@ describeCuda("gated_linear in bf16", (device) => {
       activations,
       weights: [gate, up],
     };
-    const actual = gatedLinear(device, product, { activation: "silu", out: "f32" }).read();
+    const actual = gatedLinear(device, product, { activation: "silu" }).read();
     const expected = actual.map((_, i) => {
       const at = (i % outer) * inner + Math.floor(i / outer);
       return (gate[at]! / (1 + Math.exp(-gate[at]!))) * up[at]!;
     });
-    compare(actual, expected, { relative: 1e-6, columns: outer });
-  });
-
-  test("gates far from zero are 0 or 1", () => {
-    const gates = [-1000, -104, -89, -88, -87, -20, 20, 88, 89, 104, 1000];
-    const product: Product = {
-      rows: gates.length,
-      inner: 1,
-      outer: 1,
-      act: "bf16",
-      weightDType: "bf16",
-      activations: Float32Array.from(gates),
-      weights: [Float32Array.of(1), Float32Array.of(1)],
-    };
-    const actual = gatedLinear(device, product, { activation: "silu", out: "f32" }).read();
-    const expected = Float32Array.from(gates, (x) => (x * x) / (1 + Math.exp(-x)));
-    compare(actual, expected, { relative: 1e-5, absolute: 1e-32 });
+    compare(actual, expected, { relative: 2 ** -8, columns: outer });
   });
 });
 
@@ -158,5 +139,20 @@ describeCuda("gated_linear in fp32", (device) => {
           columns: 3,
         });
     });
+  });
+  test("gates far from zero are 0 or 1", () => {
+    const gates = [-1000, -104, -89, -88, -87, -20, 20, 88, 89, 104, 1000];
+    const product: Product = {
+      rows: gates.length,
+      inner: 1,
+      outer: 1,
+      act: "f32",
+      weightDType: "f32",
+      activations: Float32Array.from(gates),
+      weights: [Float32Array.of(1), Float32Array.of(1)],
+    };
+    const actual = gatedLinear(device, product, { activation: "silu", out: "f32" }).read();
+    const expected = Float32Array.from(gates, (x) => (x * x) / (1 + Math.exp(-x)));
+    compare(actual, expected, { relative: 1e-5, absolute: 1e-32 });
   });
 });

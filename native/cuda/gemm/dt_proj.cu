@@ -8,21 +8,10 @@
 #include "cuda/stages.h"
 
 namespace hymba::cuda {
-namespace {
-
-template <typename Act>
-void dt_proj_as(const DtProjArgs& args, const LaunchContext& context) {
-  gemm("dt_proj", args.dt, args.weight,
-       SoftplusEpilogue<Act>{PairRows<Act>(args.delta), args.bias.data<float>()}, context);
-}
-
-}  // namespace
 
 void dt_proj(const DtProjArgs& args, const LaunchContext& context) {
-  if (args.delta.dtype() == DType::kF32)
-    dt_proj_as<float>(args, context);
-  else
-    dt_proj_as<BFloat16>(args, context);
+  gemm<SoftplusEpilogue>("dt_proj", args.dt, args.weight, args.delta, context,
+                         args.bias.data<float>());
 }
 
 }  // namespace hymba::cuda

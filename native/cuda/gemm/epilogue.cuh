@@ -70,7 +70,6 @@ __device__ __forceinline__ float2 plus_bias(const float* bias, int cols, int col
 // out = sum (+ bias) (+ out)
 template <typename T>
 struct StoreEpilogue {
-  using Out = T;
   static constexpr bool kPaired = false;
   PairRows<T> out;
   const float* bias;  // or null
@@ -91,7 +90,6 @@ struct StoreEpilogue {
 // out = silu(gate) · up, silu(x) = x / (1 + e^-x). Where e^-x is infinite, its reciprocal is 0.
 template <typename T>
 struct GatedSiluEpilogue {
-  using Out = T;
   static constexpr bool kPaired = true;
   PairRows<T> out;
 
@@ -106,7 +104,6 @@ struct GatedSiluEpilogue {
 // out = relu(sum)²
 template <typename T>
 struct Relu2Epilogue {
-  using Out = T;
   static constexpr bool kPaired = false;
   PairRows<T> out;
 
@@ -120,7 +117,6 @@ struct Relu2Epilogue {
 // out = softplus(sum + bias)
 template <typename T>
 struct SoftplusEpilogue {
-  using Out = T;
   static constexpr bool kPaired = false;
   PairRows<T> out;
   const float* bias;

@@ -8,26 +8,14 @@
 #include "cuda/stages.h"
 
 namespace hymba::cuda {
-namespace {
-
-template <typename Act>
-void gated_linear_as(const GatedLinearArgs& args, const LaunchContext& context) {
-  const PairRows<Act> out(args.out);
-  switch (args.activation) {
-    case MlpActivation::kSilu:
-      return gemm("gated_linear", args.in, args.weight, GatedSiluEpilogue<Act>{out}, context);
-    case MlpActivation::kRelu2:
-      return gemm("gated_linear", args.in, args.weight, Relu2Epilogue<Act>{out}, context);
-  }
-}
-
-}  // namespace
 
 void gated_linear(const GatedLinearArgs& args, const LaunchContext& context) {
-  if (args.out.dtype() == DType::kF32)
-    gated_linear_as<float>(args, context);
-  else
-    gated_linear_as<BFloat16>(args, context);
+  switch (args.activation) {
+    case MlpActivation::kSilu:
+      return gemm<GatedSiluEpilogue>("gated_linear", args.in, args.weight, args.out, context);
+    case MlpActivation::kRelu2:
+      return gemm<Relu2Epilogue>("gated_linear", args.in, args.weight, args.out, context);
+  }
 }
 
 }  // namespace hymba::cuda

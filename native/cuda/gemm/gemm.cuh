@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <type_traits>
 
 #include "core/error.h"
 #include "cuda/gemm/epilogue.cuh"
@@ -25,9 +24,20 @@ inline void check_aligned_rows(const char* stage, const TensorView& in) {
          " elements of 2 bytes apart");
 }
 
+inline void check_dtype(const char* stage, const char* what, DType actual, DType expected) {
+  if (actual != expected)
+    fail(ErrorCode::kInvalidArgument, stage, ": ", what, " is ", dtype_name(actual),
+         ", but the input's dtype needs ", dtype_name(expected));
+}
+
+// For bf16 activations.
 template <typename Epilogue>
 void packed_gemm(const char* stage, const TensorView& in, const Matrix& weight,
                  const Epilogue& epilogue, const LaunchContext& context) {
+  check_dtype(stage, "the input", in.dtype(), DType::kBF16);
+  if (!weight.packed)
+    fail(ErrorCode::kInvalidArgument, stage, ": the matrix was imported for fp32 activations");
+  if (in.rows() == 0) return;
   check_aligned_rows(stage, in);
   const PackedOperands operands(in, weight);
   const GemmShape shape{.rows = operands.rows,
@@ -49,24 +59,28 @@ void packed_gemm(const char* stage, const TensorView& in, const Matrix& weight,
   }
 }
 
-// bf16 activations take a packed matrix and give bf16 or fp32; fp32 activations take a row-major
-// one and give fp32.
+// For fp32 activations.
 template <typename Epilogue>
-void gemm(const char* stage, const TensorView& in, const Matrix& weight, const Epilogue& epilogue,
-          const LaunchContext& context) {
+void row_major_gemm(const char* stage, const TensorView& in, const Matrix& weight,
+                    const Epilogue& epilogue, const LaunchContext& context) {
+  check_dtype(stage, "the input", in.dtype(), DType::kF32);
+  if (weight.packed)
+    fail(ErrorCode::kInvalidArgument, stage, ": the matrix was imported for bf16 activations");
   if (in.rows() == 0) return;
-  if (in.dtype() == DType::kBF16 && weight.packed)
-    return packed_gemm(stage, in, weight, epilogue, context);
-  if constexpr (std::is_same_v<typename Epilogue::Out, float>) {
-    if (in.dtype() == DType::kF32 && !weight.packed && weight.dtype == DType::kF32)
-      return simt_gemm<float>(stage, in, weight, epilogue, context);
-    if (in.dtype() == DType::kF32 && !weight.packed && weight.dtype == DType::kBF16)
-      return simt_gemm<BFloat16>(stage, in, weight, epilogue, context);
-  }
-  fail(ErrorCode::kInvalidArgument, stage, ": ", dtype_name(in.dtype()), " activations, a ",
-       weight.packed ? "packed" : "row-major", " ", dtype_name(weight.dtype),
-       " matrix and results in ", sizeof(typename Epilogue::Out) == 4 ? "F32" : "BF16",
-       ": bf16 activations need a packed matrix, fp32 ones a row-major matrix and fp32 results");
+  if (weight.dtype == DType::kF32) return simt_gemm<float>(stage, in, weight, epilogue, context);
+  check_dtype(stage, "the matrix", weight.dtype, DType::kBF16);
+  simt_gemm<BFloat16>(stage, in, weight, epilogue, context);
+}
+
+// For both, where results have the dtype of the activations.
+template <template <typename> class Epilogue, typename... Args>
+void gemm(const char* stage, const TensorView& in, const Matrix& weight, const TensorView& out,
+          const LaunchContext& context, Args... args) {
+  check_dtype(stage, "the output", out.dtype(), in.dtype());
+  if (in.dtype() == DType::kF32)
+    row_major_gemm(stage, in, weight, Epilogue<float>{PairRows<float>(out), args...}, context);
+  else
+    packed_gemm(stage, in, weight, Epilogue<BFloat16>{PairRows<BFloat16>(out), args...}, context);
 }
 
 }  // namespace hymba::cuda

@@ -10,12 +10,12 @@ namespace hymba::cuda {
 
 void linear(const LinearArgs& args, const LaunchContext& context) {
   const float* bias = args.bias.empty() ? nullptr : args.bias.data<float>();
-  if (args.out.dtype() == DType::kF32)
-    gemm("linear", args.in, args.weight,
-         StoreEpilogue<float>{PairRows<float>(args.out), bias, args.accumulate}, context);
+  // bf16 activations may also give fp32: logits, and what is added to the residual stream.
+  if (args.in.dtype() == DType::kBF16 && args.out.dtype() == DType::kF32)
+    packed_gemm("linear", args.in, args.weight,
+                StoreEpilogue<float>{PairRows<float>(args.out), bias, args.accumulate}, context);
   else
-    gemm("linear", args.in, args.weight,
-         StoreEpilogue<BFloat16>{PairRows<BFloat16>(args.out), bias, false}, context);
+    gemm<StoreEpilogue>("linear", args.in, args.weight, args.out, context, bias, args.accumulate);
 }
 
 }  // namespace hymba::cuda
