@@ -123,13 +123,15 @@ __global__ void __launch_bounds__(kThreads) scan_kernel(Params<Act> params) {
     // Of the four tokens from t on, lane j of a quad puts out token t + j. Before the first four
     // there is nothing to put out, but no branch either: the loop's body stays one block of
     // instructions for the compiler to interleave.
+    const int wanted = channel < params.channels ? tile_tokens : 0;
+    Act* out = params.out[begin + first + part - kQuad] + channel;
     const auto put_out = [&](int t) {
       const int token = t + part;
       const float sum = quad_sums(parts);
       const float2 gate = tile.gate[token & (kTileTokens - 1)][row];
-      const float out = lane.output(sum, gate.x, gate.y);
-      if (token >= 0 && token < tile_tokens && channel < params.channels)
-        params.out[begin + first + token][channel] = as_act<Act>(out);
+      const Act result = as_act<Act>(lane.output(sum, gate.x, gate.y));
+      if (token >= 0 && token < wanted) *out = result;
+      out += kQuad * params.out.stride;
     };
 #pragma unroll 2
     for (int t = 0; t < tile_tokens; t += kQuad) {
