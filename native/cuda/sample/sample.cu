@@ -7,9 +7,25 @@
 
 #include "cuda/sample/sample.h"
 
+#include "cuda/sample/params.h"
 #include "cuda/stages.h"
 
 namespace hymba::cuda {
+namespace {
+
+int64_t segments_of(int64_t vocab_size) { return ceil_div(vocab_size, kSegmentTokens); }
+
+// The segments' scores, then the rows of adjusted logits.
+int64_t scratch_bytes(int64_t num_rows, int64_t vocab_size) {
+  return num_rows * (segments_of(vocab_size) * static_cast<int64_t>(sizeof(SegmentScore)) +
+                     vocab_size * static_cast<int64_t>(sizeof(float)));
+}
+
+}  // namespace
+
+size_t sample_scratch_bytes(const StageLimits& limits) {
+  return static_cast<size_t>(scratch_bytes(limits.max_logit_rows, limits.vocab_size));
+}
 
 void sample(const SampleArgs& args, const LaunchContext& context) {
   const int64_t num_rows = args.logits.rows();
@@ -17,9 +33,9 @@ void sample(const SampleArgs& args, const LaunchContext& context) {
   if (vocab_size > kMaxToken + 1)
     fail(ErrorCode::kModelUnsupported, "sample: a vocabulary of ", vocab_size,
          " tokens; the CUDA backend samples from at most ", kMaxToken + 1);
-  const int64_t num_segments = ceil_div(vocab_size, kSegmentTokens);
-  auto* segments = reinterpret_cast<SegmentScore*>(context.scratch_for<unsigned char>(
-      static_cast<int64_t>(sample_scratch_bytes(num_rows, vocab_size)), "sample"));
+  const int64_t num_segments = segments_of(vocab_size);
+  auto* segments = reinterpret_cast<SegmentScore*>(
+      context.scratch_for<char>(scratch_bytes(num_rows, vocab_size), "sample"));
   const SampleParams params{
       .logits = args.logits.data<float>(),
       .logits_stride = args.logits.row_stride(),

@@ -1,7 +1,7 @@
 // One row's options, on the device.
 #pragma once
 
-#include "cuda/sample/sample.h"
+#include "cuda/sample/params.h"
 
 namespace hymba::cuda {
 
