@@ -18,7 +18,7 @@
 // Numerics  Each warp adds up its columns in fp32, in order; then the warps' sums are added in
 // order.
 //           Neither depends on T, nor on which tile a row or column lies in.
-// Limits    None on T, K, N; rows of `in` 16-byte aligned.
+// Limits    Rows of `in` 16-byte aligned, and all of them within 2^31 elements.
 // Cost      N·K·2 bytes of weights once from memory; T·K·2 bytes of activations for every tile,
 // from
 //           L1 and L2. Bound by memory to T ≈ 64, by L2 and matrix instructions above.
@@ -28,6 +28,7 @@
 
 #include <cstdint>
 
+#include "core/error.h"
 #include "cuda/device/ptx.cuh"
 #include "cuda/device/reduce.cuh"
 #include "cuda/device/shared.cuh"
@@ -300,6 +301,9 @@ __global__ void __launch_bounds__(Config::kResidentThreads)
 template <typename Config, typename Epilogue>
 void skinny_gemm(const char* stage, const PackedOperands& operands, const Epilogue& epilogue,
                  const LaunchContext& context) {
+  if (operands.rows * operands.in_stride >= int64_t{1} << 31)
+    fail(ErrorCode::kInvalidArgument, stage, ": ", operands.rows, " rows that are ",
+         operands.in_stride, " elements apart, 2^31 elements is the limit");
   const int warps = split_warps(operands.cols);
   const int chunks = ceil_div(operands.rows, Config::kRows);
   const int tiles = ceil_div(operands.groups, Config::kGroups);
