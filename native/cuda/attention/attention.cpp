@@ -20,9 +20,9 @@ bool is_aligned(const TensorView& view) {
 
 bool fits_tensor_cores(const AttentionArgs& args) {
   const auto fits = [](int dim) { return dim == 64 || dim == 128; };
-  return args.q.dtype() == DType::kBF16 && fits(args.kv.head_dim) &&
-         fits(args.kv.value_head_dim) && args.q.dim(1) / args.kv.num_kv_heads <= kMaxGroup &&
-         args.scale > 0 && is_aligned(args.q) && is_aligned(args.out) &&
+  return args.q.dtype() == DType::kBF16 && fits(args.kv.head_dim) && fits(args.kv.value_head_dim) &&
+         args.q.dim(1) / args.kv.num_kv_heads <= kMaxGroup && args.scale > 0 &&
+         is_aligned(args.q) && is_aligned(args.out) &&
          reinterpret_cast<uintptr_t>(args.kv.pool) % 16 == 0;
 }
 
@@ -36,8 +36,8 @@ void attention(const AttentionArgs& args, const LaunchContext& context) {
 
 // The number of units is not monotonic in the pages, but never above that of the last doubling.
 size_t attention_scratch_bytes(const StageLimits& limits) {
-  const int64_t units = std::min<int64_t>(
-      kMaxUnits, (limits.max_page_columns + kMinUnitPages - 1) / kMinUnitPages);
+  const int64_t units =
+      std::min<int64_t>(kMaxUnits, (limits.max_page_columns + kMinUnitPages - 1) / kMinUnitPages);
   const int64_t spans = std::min<int64_t>(limits.max_spans, kMaxLaunchSpans);
   const int64_t floats_a_row = limits.value_head_dim + 2;  // output, maximum, sum
   return static_cast<size_t>(spans * limits.num_heads * units * floats_a_row) * sizeof(float);

@@ -2,12 +2,14 @@
 //           step of decoding.
 // Shapes    q [T, H, Dk] bf16, rows strided, out [T, H, Dv] bf16; Dk and Dv 64 or 128; K and V in
 //           pages (device/kv_pages.cuh).
-// Mapping   A block visits one unit of a token's pages (split.h) for one K/V head: its up to 16 query
-//           heads are the rows of an mma. Half pages are dealt out to its 4 warps, each of which has
-//           a softmax of its own. The block merges those, and the last block of a (token, K/V head)
-//           to arrive merges the units; with one unit there is nothing to merge but the warps.
-//           Units that a token does not have end at once.
-// Shared    Queries [16][Dk], then for each warp half a page, K [32][Dk] and V [32][Dv], swizzled as
+// Mapping   A block visits one unit of a token's pages (split.h) for one K/V head: its up to 16
+// query
+//           heads are the rows of an mma. Half pages are dealt out to its 4 warps, each of which
+//           has a softmax of its own. The block merges those, and the last block of a (token, K/V
+//           head) to arrive merges the units; with one unit there is nothing to merge but the
+//           warps. Units that a token does not have end at once.
+// Shared    Queries [16][Dk], then for each warp half a page, K [32][Dk] and V [32][Dv], swizzled
+// as
 //           in memory. The next keys are on their way as soon as the scores are there, the next
 //           values as soon as these have met the probabilities. Afterwards the warps' outputs.
 // Numerics  As in spans.cu, with the sums cut by warp and unit, and merged in a fixed order. A
@@ -39,12 +41,10 @@ struct Shared {
   static constexpr int kQueryElements = kRowTile * kHeadDim;
   static constexpr int kKeyElements = kStepKeys * kHeadDim;
   static constexpr int kWarpElements = kStepKeys * (kHeadDim + kValueDim);
-  static constexpr int kBytes =
-      (kQueryElements + kWarps * kWarpElements) * int{sizeof(BFloat16)};
+  static constexpr int kBytes = (kQueryElements + kWarps * kWarpElements) * int{sizeof(BFloat16)};
   // Of a warp's output, fp32: neighbouring rows lie in different banks.
   static constexpr int kOutStride = kValueDim + 8;
-  static_assert(kRowTile * kOutStride * int{sizeof(float)} <=
-                    kWarpElements * int{sizeof(BFloat16)},
+  static_assert(kRowTile * kOutStride * int{sizeof(float)} <= kWarpElements * int{sizeof(BFloat16)},
                 "a warp's output fits into its half page");
 };
 
@@ -60,9 +60,9 @@ struct Partials {
   float* out;  // [value dim] each
 };
 
-// Four columns of a row, merged from `count` parts in order. `stats(i)` and `out(i)` give those of a
-// part; `out` is relative to the maximum, like the sum. A part that saw no key has a maximum of -∞,
-// and one at least saw some.
+// Four columns of a row, merged from `count` parts in order. `stats(i)` and `out(i)` give those of
+// a part; `out` is relative to the maximum, like the sum. A part that saw no key has a maximum of
+// -∞, and one at least saw some.
 template <typename PartStats, typename PartOut>
 __device__ __forceinline__ float4 merge(int count, const PartStats& stats, const PartOut& out,
                                         Stats& merged) {
@@ -84,9 +84,8 @@ __device__ __forceinline__ float4 merge(int count, const PartStats& stats, const
 
 __device__ __forceinline__ void store_normalised(BFloat16* to, const float4& values, float sum) {
   const float inverse = 1.0f / sum;
-  *reinterpret_cast<uint2*>(to) =
-      make_uint2(pack_bf16x2(values.x * inverse, values.y * inverse),
-                 pack_bf16x2(values.z * inverse, values.w * inverse));
+  *reinterpret_cast<uint2*>(to) = make_uint2(pack_bf16x2(values.x * inverse, values.y * inverse),
+                                             pack_bf16x2(values.z * inverse, values.w * inverse));
 }
 
 // Rows from `group` on become zeroes.
@@ -111,8 +110,7 @@ __device__ __forceinline__ void load_half_page(BFloat16* to, const BFloat16* fro
 #pragma unroll
   for (int i = 0; i < kStepKeys * kDim; i += kWarp * kChunkElements) {
     const int panel = i / kPanelStep;
-    const int in_panel =
-        i % kPanelStep + static_cast<int>(threadIdx.x) % kWarp * kChunkElements;
+    const int in_panel = i % kPanelStep + static_cast<int>(threadIdx.x) % kWarp * kChunkElements;
     const int slot = in_panel / kPanelElements;
     copy_16_async(to + panel * kPanelStep + in_panel,
                   from + panel * (kPageTokens * kPanelElements) + in_panel,
@@ -131,9 +129,8 @@ struct Step {
 template <int kHeadDim, int kValueDim>
 __global__ void __launch_bounds__(kThreads, kBlocksAnSm)
     single_tokens_kernel(Rows<const BFloat16> q, Rows<BFloat16> out, KvPages<BFloat16> kv,
-                         DeviceBatch batch, int first_span, int window, int group,
-                         float scale_log2, SplitPlan plan, Partials partials,
-                         uint32_t* counters) {
+                         DeviceBatch batch, int first_span, int window, int group, float scale_log2,
+                         SplitPlan plan, Partials partials, uint32_t* counters) {
   using Memory = Shared<kHeadDim, kValueDim>;
   allow_successor();
   wait_for_predecessor();
@@ -169,8 +166,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksAnSm)
     return {end_step, 0, 0, nullptr};
   };
   const auto load_keys = [&](const Step& step) {
-    if (step.index < end_step)
-      load_half_page<kHeadDim>(keys, step.tile, step.first, step.end);
+    if (step.index < end_step) load_half_page<kHeadDim>(keys, step.tile, step.first, step.end);
     commit_copies();
   };
   const auto load_values = [&](const Step& step) {
@@ -214,8 +210,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksAnSm)
   // From the registers of the warps to shared memory.
   __shared__ Stats warp_stats[kWarps][kRowTile];
   const auto warp_out = [&](int w, int row) {
-    return reinterpret_cast<float*>(buffers + w * Memory::kWarpElements) +
-           row * Memory::kOutStride;
+    return reinterpret_cast<float*>(buffers + w * Memory::kWarpElements) + row * Memory::kOutStride;
   };
   wait_copies<0>();
   __syncwarp();
@@ -278,20 +273,18 @@ __global__ void __launch_bounds__(kThreads, kBlocksAnSm)
 void attend_single_tokens(const AttentionArgs& args, const LaunchContext& context) {
   const int kv_heads = args.kv.num_kv_heads;
   const int num_heads = static_cast<int>(args.q.dim(1));
-  const SplitPlan plan = plan_split(
-      max_visible_pages(args.kv.meta_columns, args.kv.ring_columns, args.window));
+  const SplitPlan plan =
+      plan_split(max_visible_pages(args.kv.meta_columns, args.kv.ring_columns, args.window));
   const int spans_a_launch = std::min(kMaxLaunchSpans, context.num_counters / kv_heads);
   if (spans_a_launch == 0)
     fail(ErrorCode::kModelUnsupported, "attention: ", kv_heads, " K/V heads, expected at most ",
          context.num_counters);
 
-  const int64_t rows =
-      static_cast<int64_t>(std::min(args.batch.num_spans, spans_a_launch)) * num_heads *
-      plan.max_units;
+  const int64_t rows = static_cast<int64_t>(std::min(args.batch.num_spans, spans_a_launch)) *
+                       num_heads * plan.max_units;
   Partials partials{};
   if (plan.max_units > 1) {
-    partials.out =
-        context.scratch_for<float>(rows * (args.kv.value_head_dim + 2), "attention");
+    partials.out = context.scratch_for<float>(rows * (args.kv.value_head_dim + 2), "attention");
     partials.stats = reinterpret_cast<Stats*>(partials.out + rows * args.kv.value_head_dim);
   }
   for (int first = 0; first < args.batch.num_spans; first += spans_a_launch) {

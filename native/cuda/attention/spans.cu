@@ -1,19 +1,22 @@
-// Computes  out[t, h] = softmax(scale · q[t, h] · Kᵀ + mask) · V for the tokens of all spans of more
+// Computes  out[t, h] = softmax(scale · q[t, h] · Kᵀ + mask) · V for the tokens of all spans of
+// more
 //           than one token: prompts and their chunks.
 // Shapes    q [T, H, Dk] bf16, rows strided, out [T, H, Dv] bf16; Dk and Dv 64 or 128; K and V in
 //           pages (device/kv_pages.cuh).
 // Mapping   A block computes 128 rows of one K/V head, a row being (token, head of the group),
-//           token-major: with 5 heads a group, 25 tokens. 4 warps of 32 rows: half as many as 16 rows
-//           each would need read every page from shared memory half as often. The rows go through
-//           the pages that any of them sees, oldest first; a warp leaves out what none of its rows
-//           sees. Blocks find their span on the device: span s begins at tile offset[s] / tokens a
-//           tile + s, so that some tiles stay empty. The last tiles, which see most, come first.
-// Shared    Queries [128][Dk], then two stages of a page, K [64][Dk] and V [64][Dv], all swizzled: a
+//           token-major: with 5 heads a group, 25 tokens. 4 warps of 32 rows: half as many as 16
+//           rows each would need read every page from shared memory half as often. The rows go
+//           through the pages that any of them sees, oldest first; a warp leaves out what none of
+//           its rows sees. Blocks find their span on the device: span s begins at tile offset[s] /
+//           tokens a tile + s, so that some tiles stay empty. The last tiles, which see most, come
+//           first.
+// Shared    Queries [128][Dk], then two stages of a page, K [64][Dk] and V [64][Dv], all swizzled:
+// a
 //           page comes in as it lies in memory while the one before is worked on. At the end the
 //           output takes their place on its way to 16-byte stores.
 // Numerics  Scores, maximum, sum and output in fp32, probabilities rounded to bf16 before they meet
-//           V. A token's result does not depend on the tile that it falls in, nor on how a prompt was
-//           cut into chunks: keys that a row does not see change nothing in it.
+//           V. A token's result does not depend on the tile that it falls in, nor on how a prompt
+//           was cut into chunks: keys that a row does not see change nothing in it.
 // Limits    Groups of up to 16 heads.
 // Cost      2·(Dk + Dv) flops a head, token and key. Bound by mma.sync; at 64/128 a page costs a
 //           block 28 KB of reads from shared memory a warp, about 900 clocks of an SM, and 1,300 of
@@ -42,8 +45,7 @@ struct Shared {
   static constexpr int kQueryElements = kRows * kHeadDim;
   static constexpr int kKeyElements = kPageTokens * kHeadDim;
   static constexpr int kStageElements = kPageTokens * (kHeadDim + kValueDim);
-  static constexpr int kBytes =
-      (kQueryElements + kStages * kStageElements) * int{sizeof(BFloat16)};
+  static constexpr int kBytes = (kQueryElements + kStages * kStageElements) * int{sizeof(BFloat16)};
   static_assert(kRows * kValueDim <= kStages * kStageElements, "the output fits into the stages");
   static_assert(kBytes <= 99 * 1024, "the smallest limit of the parts that we build for, sm_89's");
 };
@@ -63,8 +65,7 @@ __device__ __forceinline__ Tile find_tile(const DeviceBatch& batch, int index, i
     const int middle = (span + end) / 2;
     (first_tile(middle) <= index ? span : end) = middle;
   }
-  const int first_token =
-      batch.span_offsets[span] + (index - first_tile(span)) * tile_tokens;
+  const int first_token = batch.span_offsets[span] + (index - first_tile(span)) * tile_tokens;
   const int end_token = batch.span_offsets[span + 1];
   const bool single = end_token - batch.span_offsets[span] == 1;
   if (single || first_token >= end_token || batch.padded(span)) return {span, first_token, 0};
@@ -231,10 +232,9 @@ void attend_spans(const AttentionArgs& args, const LaunchContext& context) {
   const int64_t tiles = args.batch.num_tokens / (kRows / group) + args.batch.num_spans;
   with_head_dims(args.kv, [&](auto head_dim, auto value_dim) {
     launch("attention", context, spans_kernel<head_dim, value_dim>,
-           static_cast<unsigned>(tiles * kv_heads), kThreads,
-           Shared<head_dim, value_dim>::kBytes, Rows<const BFloat16>(args.q),
-           Rows<BFloat16>(args.out), KvPages<BFloat16>(args.kv), DeviceBatch(args.batch),
-           args.window, group, args.scale * kLog2E);
+           static_cast<unsigned>(tiles * kv_heads), kThreads, Shared<head_dim, value_dim>::kBytes,
+           Rows<const BFloat16>(args.q), Rows<BFloat16>(args.out), KvPages<BFloat16>(args.kv),
+           DeviceBatch(args.batch), args.window, group, args.scale * kLog2E);
   });
 }
 

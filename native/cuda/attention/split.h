@@ -17,9 +17,9 @@ struct SplitPlan {
 };
 
 // One page a warp is the least that keeps a block busy, and the most parallel: with it the five K/V
-// heads of one sequence and a window of 1024 make 25 blocks. Each unit costs a partial result, which
-// at 4 pages is 3 % of the bytes of the keys and values; more than 20 of them take the block that
-// merges them longer than they save.
+// heads of one sequence and a window of 1024 make 25 blocks. Each unit costs a partial result,
+// which at 4 pages is 3 % of the bytes of the keys and values; more than 20 of them take the block
+// that merges them longer than they save.
 inline constexpr int kMinUnitPages = 4;
 inline constexpr int kMaxUnits = 20;
 

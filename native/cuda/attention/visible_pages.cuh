@@ -25,8 +25,7 @@ class VisiblePages {
         first_text_page_(0),
         count_(meta_pages_) {
     if (last_position < num_meta_tokens_) return;
-    first_text_page_ =
-        max(0, oldest_position(first_position) - num_meta_tokens_) / kPageTokens;
+    first_text_page_ = max(0, oldest_position(first_position) - num_meta_tokens_) / kPageTokens;
     const int last_text_page = (last_position - num_meta_tokens_) / kPageTokens;
     count_ += last_text_page - first_text_page_ + 1;
   }

@@ -1,12 +1,12 @@
 // Attention of the query rows that one warp holds, over 32 keys at a time, with tensor cores.
 //
 // Queries, keys and values lie in shared memory as in a page (device/kv_pages.cuh): panels of 64
-// elements, a row of 128 bytes in each, its chunks of 8 elements permuted by the row. Panels may have
-// any number of rows that is a multiple of 8.
+// elements, a row of 128 bytes in each, its chunks of 8 elements permuted by the row. Panels may
+// have any number of rows that is a multiple of 8.
 //
-// Keys that a row does not see change nothing in it, bit for bit: their probability is 0, the maximum
-// stays, and what the row has so far is multiplied by 1 or is 0. So it does not matter which rows
-// share a warp, or which keys the warp visits for the sake of its other rows.
+// Keys that a row does not see change nothing in it, bit for bit: their probability is 0, the
+// maximum stays, and what the row has so far is multiplied by 1 or is 0. So it does not matter
+// which rows share a warp, or which keys the warp visits for the sake of its other rows.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -35,7 +35,8 @@ __host__ __device__ __forceinline__ constexpr int shared_chunk(int row, int chun
          ((chunk % 8) ^ (row % 8)) * kChunkElements;
 }
 
-// Rows that a lane addresses for load_matrix_x4: row `row` of the panels, chunks `low_chunk` (0 or 1)
+// Rows that a lane addresses for load_matrix_x4: row `row` of the panels, chunks `low_chunk` (0 or
+// 1)
 // + 2·step. The lowest bit of a chunk is permuted apart from the others, so that a step is one xor.
 template <int kPanelRows>
 class MatrixRows {
@@ -138,8 +139,8 @@ __device__ __forceinline__ void score_keys(Scores<kRowTiles>& scores, const Quer
   }
 }
 
-// Hides the keys outside [first, end) from row g (half 0) or g + 8 (half 1) of a tile. By selection:
-// a score of a slot that nobody has written may be anything.
+// Hides the keys outside [first, end) from row g (half 0) or g + 8 (half 1) of a tile. By
+// selection: a score of a slot that nobody has written may be anything.
 __device__ __forceinline__ void hide_keys(float (&scores)[kStepKeys / 8][4], int half, int first,
                                           int end) {
 #pragma unroll
@@ -174,8 +175,9 @@ struct WarpAttention {
     }
   }
 
-  // Turns scores into probabilities relative to the row's new maximum, and rescales what the row has
-  // so far. `scale_log2`, above 0, is what a score is multiplied by to make it an exponent of 2.
+  // Turns scores into probabilities relative to the row's new maximum, and rescales what the row
+  // has so far. `scale_log2`, above 0, is what a score is multiplied by to make it an exponent
+  // of 2.
   __device__ __forceinline__ void add_scores(Probabilities<kRowTiles>& probabilities,
                                              Scores<kRowTiles>& scores, float scale_log2) {
     bool grown = false;
@@ -186,8 +188,8 @@ struct WarpAttention {
         float step_max = negative_infinity();
 #pragma unroll
         for (int i = 0; i < kStepKeys / 8; ++i)
-          step_max = fmaxf(step_max,
-                           fmaxf(scores[tile][i][2 * half], scores[tile][i][2 * half + 1]));
+          step_max =
+              fmaxf(step_max, fmaxf(scores[tile][i][2 * half], scores[tile][i][2 * half + 1]));
         step_max = fmaxf(step_max, __shfl_xor_sync(kAllLanes, step_max, 1));
         step_max = fmaxf(step_max, __shfl_xor_sync(kAllLanes, step_max, 2));
         const float new_max = fmaxf(max[tile][half], step_max * scale_log2);
@@ -201,7 +203,8 @@ struct WarpAttention {
         for (int i = 0; i < kStepKeys / 8; ++i)
 #pragma unroll
           for (int element = 2 * half; element < 2 * half + 2; ++element) {
-            const float probability = exp2_approx(fmaf(scores[tile][i][element], scale_log2, -base));
+            const float probability =
+                exp2_approx(fmaf(scores[tile][i][element], scale_log2, -base));
             scores[tile][i][element] = probability;
             step_sum += probability;
           }

@@ -10,11 +10,13 @@
 
 namespace hymba::cuda {
 
-// Offset of element d of token `slot` inside K or V of a tile, whose tokens have `dim` elements each.
+// Offset of element d of token `slot` inside K or V of a tile, whose tokens have `dim` elements
+// each.
 //
-// A multiple of 64 elements: panels of 64, in a panel a row of 64 elements a token, and in a row the
-// chunks of 8 elements permuted by the token. For bf16 that is the 128-byte swizzle: a row is 128
-// bytes, a chunk 16, and the 8 rows that ldmatrix or wgmma reads together lie in different banks.
+// A multiple of 64 elements: panels of 64, in a panel a row of 64 elements a token, and in a row
+// the chunks of 8 elements permuted by the token. For bf16 that is the 128-byte swizzle: a row is
+// 128 bytes, a chunk 16, and the 8 rows that ldmatrix or wgmma reads together lie in different
+// banks.
 //
 // Any other width, which tensor cores do not meet: a row a token.
 //
