@@ -386,7 +386,7 @@ void meet_warp(const char* what, const Site& site, uint32_t mask, void* argument
   if (idx == warp.num_meetings) {
     meeting = {mask, 0, what, site};
     ++warp.num_meetings;
-  } else if (std::strcmp(meeting.what, what) != 0) {
+  } else if (meeting.what != what && std::strcmp(meeting.what, what) != 0) {
     fail_here(std::string("other lanes of the mask are in ") + meeting.what + " at " +
               text_of(meeting.site));
   }
