@@ -1,6 +1,14 @@
 import type { ActivationDType, KernelDevice, Tensor } from "../../lib/kernels";
 import { bigTest, compare, cpu, describeCuda, guarded, poisoned, random } from "./helpers";
-import { activationsOn, matrixOn, normalProduct, type Product, productBudget } from "./products";
+import {
+  activationsOn,
+  expectSameBits,
+  expectSameRows,
+  matrixOn,
+  normalProduct,
+  type Product,
+  productBudget,
+} from "./products";
 
 interface Options {
   readonly bias: Float32Array;
@@ -77,18 +85,13 @@ describeCuda("dt_proj in bf16", (device) => {
         bias: device.tensor("f32", [24], bias),
         delta,
       });
-      expect(delta.readBits()).toEqual(dtProj(device, product, { bias }).readBits());
+      expectSameBits(delta.readBits(), dtProj(device, product, { bias }).readBits());
     }
   });
   test("the other rows of a step change no bit", () => {
-    const product = productOf(256, 100, 40);
     const bias = biasOf(40);
-    const all = dtProj(device, product, { bias }).readBits();
-    for (const rows of [1, 16, 17, 64, 65]) {
-      const activations = product.activations.subarray(0, rows * product.inner);
-      const some = dtProj(device, { ...product, rows, activations }, { bias }).readBits();
-      expect(some).toEqual(all.subarray(0, rows * product.outer));
-    }
+    const run = (some: Product) => dtProj(device, some, { bias });
+    expectSameRows(run, productOf(256, 100, 40), [1, 16, 17, 64, 65]);
   });
   for (const rows of [1, 128, 2048])
     bigTest(`${rows} rows of the model`, () =>
@@ -124,6 +127,6 @@ describeCuda("dt_proj in fp32", (device) => {
       bias,
       (x) => Math.max(x, 0) + Math.log1p(Math.exp(-Math.abs(x))),
     );
-    compare(actual, expected, { relative: 1e-6, absolute: 2 ** -149 });
+    compare(actual, expected, { relative: 1e-6, absolute: 2 ** -146 });
   });
 });

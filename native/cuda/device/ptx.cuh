@@ -113,9 +113,9 @@ __device__ __forceinline__ float reciprocal_approx(float x) {
 
 // --- Memory order and cache hints -------------------------------------------------------------
 
-// 16 bytes that are read once: weights and K/V that need not stay in the L1. Not a `.nc` load, which
-// ptxas moves to either side of `griddepcontrol.wait`: weights are asked for before it, and K/V must
-// not be.
+// 16 bytes that are read once: weights and K/V that need not stay in the L1. Not a `.nc` load,
+// which ptxas moves to either side of `griddepcontrol.wait`: weights are asked for before it, and
+// K/V must not be.
 __device__ __forceinline__ uint4 load_16_streaming(const void* global) {
   uint4 v;
   asm volatile("ld.global.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
