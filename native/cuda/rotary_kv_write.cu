@@ -47,14 +47,14 @@ template <typename Act>
 struct Token {
   int index;
   int span;
-  int column;  // of the page table
+  int page;  // where K and V go
   int slot;
   const float* cosines;  // null: no rotation
 
   __device__ __forceinline__ Token(const Params<Act>& params, int token, int token_span)
       : index(token), span(token_span) {
     const int position = params.batch.positions[token];
-    column = params.kv.column(position);
+    page = params.k.data == nullptr ? 0 : params.kv.page(span, params.kv.column(position));
     slot = params.kv.slot(position);
     cosines = params.cos_sin.data == nullptr ? nullptr : params.cos_sin[position];
   }
@@ -155,7 +155,7 @@ __global__ void __launch_bounds__(kThreads) chunks_kernel(const Params<Act> para
         store_values<kElements>(row + low, part.low, kElements, true);
         store_values<kElements>(row + half + low, part.high, kElements, true);
         if (!is_q) {
-          Act* const keys = kv.tile(span, token.column, head);
+          Act* const keys = kv.tile(token.page, head);
           store_values<kElements>(keys + kv_element(token.slot, low, kv.head_dim), part.low,
                                   kElements, true);
           store_values<kElements>(keys + kv_element(token.slot, half + low, kv.head_dim), part.high,
@@ -167,7 +167,7 @@ __global__ void __launch_bounds__(kThreads) chunks_kernel(const Params<Act> para
       const int head = (item - qk_items) / value_items;
       const int d = (item - qk_items) % value_items * 2 * kElements;
       const Act* const from = params.v[token_idx] + head * kv.value_head_dim + d;
-      Act* const values = kv.tile(span, token.column, head) + kPageTokens * kv.head_dim;
+      Act* const values = kv.tile(token.page, head) + kPageTokens * kv.head_dim;
       copy_chunk(values + kv_element(token.slot, d, kv.value_head_dim), from);
       copy_chunk(values + kv_element(token.slot, d + kElements, kv.value_head_dim),
                  from + kElements);
@@ -235,7 +235,7 @@ __global__ void __launch_bounds__(kThreads) elements_kernel(const Params<Act> pa
       continue;
     }
     const int head = (item - params.num_heads) % kv_heads;
-    Act* const keys = kv.tile(span, token.column, head);
+    Act* const keys = kv.tile(token.page, head);
     if (item < params.num_heads + kv_heads) {
       rotate_head<Act>(params.k[token_idx] + head * dim, params, token,
                        params.k_norm == nullptr ? nullptr : params.k_norm + head * dim, keys);

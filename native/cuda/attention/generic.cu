@@ -70,7 +70,7 @@ __global__ void __launch_bounds__(kWarps* kWarp)
   float max = negative_infinity;
   float sum = 0.0f;
   for (int page = 0; page < pages.count(); ++page) {
-    const Act* const keys = kv.tile(span, pages.column(page), kv_head);
+    const Act* const keys = kv.tile(kv.page(span, pages.column(page)), kv_head);
     const Act* const values = keys + kPageTokens * dim;
     const int first = pages.first_slot(page, position);
     const int end = pages.end_slot(page, position);

@@ -11,7 +11,8 @@
 // Shared    Queries [16][Dk], then for each warp half a page, K [32][Dk] and V [32][Dv], swizzled
 // as
 //           in memory. The next keys are on their way as soon as the scores are there, the next
-//           values as soon as these have met the probabilities. Afterwards the warps' outputs.
+//           values as soon as these have met the probabilities. Then the unit's half pages, so that
+//           all page ids are asked for at once. Afterwards the warps' outputs.
 // Numerics  As in spans.cu, with the sums cut by warp and unit, and merged in a fixed order. A
 //           token's result depends on its position and the shape of the page table only, not on
 //           the other spans of the step.
@@ -32,7 +33,6 @@ namespace {
 
 constexpr int kWarps = 4;
 constexpr int kThreads = kWarps * kWarp;
-constexpr int kBlocksAnSm = 4;
 constexpr int kStepsAPage = kPageTokens / kStepKeys;
 static_assert(kMaxGroup == kRowTile);
 
@@ -42,6 +42,8 @@ struct Shared {
   static constexpr int kKeyElements = kStepKeys * kHeadDim;
   static constexpr int kWarpElements = kStepKeys * (kHeadDim + kValueDim);
   static constexpr int kBytes = (kQueryElements + kWarps * kWarpElements) * int{sizeof(BFloat16)};
+  // That an SM of an H100 has shared memory for; 128 or 168 registers a thread.
+  static constexpr int kBlocksAnSm = kBytes <= 52 * 1024 ? 4 : 3;
   // Of a warp's output, fp32: neighbouring rows lie in different banks.
   static constexpr int kOutStride = kValueDim + 8;
   static_assert(kRowTile * kOutStride * int{sizeof(float)} <= kWarpElements * int{sizeof(BFloat16)},
@@ -118,19 +120,29 @@ __device__ __forceinline__ void load_half_page(BFloat16* to, const BFloat16* fro
   }
 }
 
-// Half pages of a token in their order, step i being half i % 2 of page i / 2.
+// Half a page, and which of its slots, [first, end), the token sees; none when first ≥ end.
 struct Step {
-  int index;
-  int first;  // slots [first, end) of the half are visible
-  int end;
-  const BFloat16* tile;
+  int32_t page;
+  int16_t first;
+  int16_t end;
 };
 
+// Asks for what load_half_page will, K and V, from the step's keys on.
 template <int kHeadDim, int kValueDim>
-__global__ void __launch_bounds__(kThreads, kBlocksAnSm)
+__device__ __forceinline__ void prefetch_half_page(const BFloat16* keys) {
+  constexpr int kPanels = (kHeadDim + kValueDim) / kPanelElements;
+  static_assert(kStepKeys == kWarp, "a lane asks for one row of 128 bytes of each panel");
+#pragma unroll
+  for (int panel = 0; panel < kPanels; ++panel)
+    prefetch_to_l2(keys +
+                   (panel * kPageTokens + static_cast<int>(threadIdx.x) % kWarp) * kPanelElements);
+}
+
+template <int kHeadDim, int kValueDim>
+__global__ void __launch_bounds__(kThreads, Shared<kHeadDim, kValueDim>::kBlocksAnSm)
     single_tokens_kernel(Rows<const BFloat16> q, Rows<BFloat16> out, KvPages<BFloat16> kv,
                          DeviceBatch batch, int first_span, int window, int group, float scale_log2,
-                         SplitPlan plan, Partials partials, uint32_t* counters) {
+                         SplitPlan plan, Partials partials, uint32_t* counters, bool prefetches) {
   using Memory = Shared<kHeadDim, kValueDim>;
   allow_successor();
   wait_for_predecessor();
@@ -151,48 +163,52 @@ __global__ void __launch_bounds__(kThreads, kBlocksAnSm)
   BFloat16* const buffers = queries + Memory::kQueryElements;
   BFloat16* const keys = buffers + warp * Memory::kWarpElements;
   BFloat16* const values = keys + Memory::kKeyElements;
-  const int end_step = min((unit + 1) * plan.unit_pages, pages.count()) * kStepsAPage;
-  // The next of this warp's steps, from `index` on, in which there is something to see.
-  const auto find_step = [&](int index) -> Step {
-    for (; index < end_step; index += kWarps) {
-      const int page = index / kStepsAPage;
-      const int slot = index % kStepsAPage * kStepKeys;
-      const int first = max(pages.first_slot(page, position) - slot, 0);
-      const int end = min(pages.end_slot(page, position) - slot, kStepKeys);
-      if (first < end)
-        return {index, first, end,
-                kv.tile(span, pages.column(page), kv_head) + slot * kPanelElements};
-    }
-    return {end_step, 0, 0, nullptr};
-  };
-  const auto load_keys = [&](const Step& step) {
-    if (step.index < end_step) load_half_page<kHeadDim>(keys, step.tile, step.first, step.end);
-    commit_copies();
-  };
-  const auto load_values = [&](const Step& step) {
-    if (step.index < end_step)
-      load_half_page<kValueDim>(values, step.tile + kPageTokens * kHeadDim, step.first, step.end);
-    commit_copies();
-  };
+  auto* const steps = reinterpret_cast<Step*>(buffers + kWarps * Memory::kWarpElements);
 
   load_queries<kHeadDim>(queries, q[token] + kv_head * group * kHeadDim, group);
   commit_copies();
-  Step step = find_step(unit * plan.unit_pages * kStepsAPage + warp);
-  load_keys(step);
-  load_values(step);
+  const int first_page = unit * plan.unit_pages;
+  const int num_steps = min(plan.unit_pages, pages.count() - first_page) * kStepsAPage;
+  for (int i = threadIdx.x; i < num_steps; i += kThreads) {
+    const int page = first_page + i / kStepsAPage;
+    const int slot = i % kStepsAPage * kStepKeys;
+    steps[i] = {kv.page(span, pages.column(page)),
+                static_cast<int16_t>(max(pages.first_slot(page, position) - slot, 0)),
+                static_cast<int16_t>(min(pages.end_slot(page, position) - slot, kStepKeys))};
+  }
+  __syncthreads();
+
+  const auto step_keys = [&](int index) -> const BFloat16* {
+    return kv.tile(steps[index].page, kv_head) + index % kStepsAPage * kStepKeys * kPanelElements;
+  };
+  const auto load_keys = [&](int index) {
+    if (index < num_steps)
+      load_half_page<kHeadDim>(keys, step_keys(index), steps[index].first, steps[index].end);
+    commit_copies();
+  };
+  const auto load_values = [&](int index) {
+    if (index < num_steps)
+      load_half_page<kValueDim>(values, step_keys(index) + kPageTokens * kHeadDim,
+                                steps[index].first, steps[index].end);
+    commit_copies();
+  };
+  load_keys(warp);
+  load_values(warp);
+  if (prefetches && warp + kWarps < num_steps)
+    prefetch_half_page<kHeadDim, kValueDim>(step_keys(warp + kWarps));
   wait_copies<2>();
   __syncthreads();  // the queries are here
 
   const SharedQueries<1, kRowTile> warp_queries(queries, 0);
   WarpAttention<1, kValueDim> state;
-  while (step.index < end_step) {
-    const Step next = find_step(step.index + kWarps);
+  for (int index = warp; index < num_steps; index += kWarps) {
     wait_copies<1>();
     __syncwarp();
     Scores<1> scores;
     score_keys<kHeadDim, kStepKeys>(scores, warp_queries, keys);
     __syncwarp();
-    load_keys(next);
+    load_keys(index + kWarps);
+    const Step step = steps[index];
     if (step.first > 0 || step.end < kStepKeys) {
       hide_keys(scores[0], 0, step.first, step.end);
       hide_keys(scores[0], 1, step.first, step.end);
@@ -203,8 +219,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksAnSm)
     __syncwarp();
     state.template add_values<kStepKeys>(probabilities, values);
     __syncwarp();
-    load_values(next);
-    step = next;
+    load_values(index + kWarps);
   }
 
   // From the registers of the warps to shared memory.
@@ -289,13 +304,14 @@ void attend_single_tokens(const AttentionArgs& args, const LaunchContext& contex
   }
   for (int first = 0; first < args.batch.num_spans; first += spans_a_launch) {
     const int num_spans = std::min(spans_a_launch, args.batch.num_spans - first);
+    const int num_blocks = num_spans * kv_heads * plan.max_units;
     with_head_dims(args.kv, [&](auto head_dim, auto value_dim) {
       launch("attention", context, single_tokens_kernel<head_dim, value_dim>,
-             static_cast<unsigned>(num_spans * kv_heads * plan.max_units), kThreads,
-             Shared<head_dim, value_dim>::kBytes, Rows<const BFloat16>(args.q),
-             Rows<BFloat16>(args.out), KvPages<BFloat16>(args.kv), DeviceBatch(args.batch), first,
-             args.window, num_heads / kv_heads, args.scale * kLog2E, plan, partials,
-             context.counters);
+             static_cast<unsigned>(num_blocks), kThreads,
+             Shared<head_dim, value_dim>::kBytes + plan.unit_pages * kStepsAPage * sizeof(Step),
+             Rows<const BFloat16>(args.q), Rows<BFloat16>(args.out), KvPages<BFloat16>(args.kv),
+             DeviceBatch(args.batch), first, args.window, num_heads / kv_heads, args.scale * kLog2E,
+             plan, partials, context.counters, num_blocks <= context.device->num_sms);
     });
   }
 }

@@ -63,9 +63,11 @@ struct KvPages {
     return (position < num_meta_tokens ? position : position - num_meta_tokens) % kPageTokens;
   }
 
-  // K of the tile that column `column` of span `span` names; V follows after 64 · Dk elements.
-  __device__ __forceinline__ Act* tile(int span, int column, int kv_head) const {
-    const int page = page_table[span * table_stride + column];
+  __device__ __forceinline__ int page(int span, int column) const {
+    return page_table[span * table_stride + column];
+  }
+  // K of a head's tile in a page; V follows after 64 · Dk elements.
+  __device__ __forceinline__ Act* tile(int page, int kv_head) const {
     const int64_t tile_idx =
         (static_cast<int64_t>(page) * num_layers + layer_idx) * num_kv_heads + kv_head;
     return pool + tile_idx * kPageTokens * (head_dim + value_head_dim);

@@ -76,6 +76,8 @@ inline float reciprocal_approx(float x) { return flush_subnormal(1.0f / flush_su
 
 inline uint4 load_16_streaming(const void* global) { return *static_cast<const uint4*>(global); }
 
+inline void prefetch_to_l2(const void*) {}
+
 inline uint32_t arrive(uint32_t* counter, uint32_t last) { return atomicInc(counter, last); }
 
 }  // namespace hymba::cuda
