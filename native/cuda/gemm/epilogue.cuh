@@ -2,7 +2,8 @@
 //
 // A kernel hands over the sums of two neighbouring columns of a row, of which the first is even.
 // Columns beyond the last one may be among them, rows may not. `kPaired` functors get the sums of
-// both blocks of a matrix (gate and up).
+// both blocks of a matrix (gate and up). With `kAdds`, `addend` says what is to be added to a sum
+// first: a kernel asks for several at once, so that it waits for memory only once.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -22,7 +23,15 @@ __device__ __forceinline__ void store_pair(BFloat16* to, float2 x) {
   *reinterpret_cast<uint32_t*>(to) = pack_bf16x2(x.x, x.y);
 }
 
-// Rows of T that are written two columns at a time.
+__device__ __forceinline__ float2 load_pair(const float* from) {
+  return *reinterpret_cast<const float2*>(from);
+}
+__device__ __forceinline__ float2 load_pair(const BFloat16* from) {
+  const uint32_t pair = *reinterpret_cast<const uint32_t*>(from);
+  return {low_bf16(pair), high_bf16(pair)};
+}
+
+// Rows of T that are accessed two columns at a time.
 template <typename T>
 struct PairRows {
   T* data;
@@ -47,42 +56,35 @@ struct PairRows {
     }
   }
 
-  __device__ __forceinline__ void add(int64_t row, int col, float2 x) const
-    requires(sizeof(T) == sizeof(float))
-  {
-    T* to = data + row * stride + col;
-    if (aligned && col + 1 < cols) {
-      const float2 before = *reinterpret_cast<const float2*>(to);
-      store_pair(to, {before.x + x.x, before.y + x.y});
-    } else {
-      if (col < cols) to[0] += x.x;
-      if (col + 1 < cols) to[1] += x.y;
-    }
+  __device__ __forceinline__ float2 load(int64_t row, int col) const {
+    const T* from = data + row * stride + col;
+    if (aligned && col + 1 < cols) return load_pair(from);
+    return {col < cols ? as_float(from[0]) : 0.0f, col + 1 < cols ? as_float(from[1]) : 0.0f};
   }
 };
 
-__device__ __forceinline__ float2 plus_bias(const float* bias, int cols, int col, float2 x) {
-  if (col < cols) x.x += bias[col];
-  if (col + 1 < cols) x.y += bias[col + 1];
-  return x;
+__device__ __forceinline__ float2 load_bias(const float* bias, int cols, int col) {
+  return {col < cols ? bias[col] : 0.0f, col + 1 < cols ? bias[col + 1] : 0.0f};
 }
+
+__device__ __forceinline__ float2 operator+(float2 a, float2 b) { return {a.x + b.x, a.y + b.y}; }
 
 // out = sum (+ bias) (+ out)
 template <typename T>
 struct StoreEpilogue {
   static constexpr bool kPaired = false;
+  static constexpr bool kAdds = true;
   PairRows<T> out;
   const float* bias;  // or null
-  bool accumulate;    // fp32 only
+  bool accumulate;
 
+  __device__ __forceinline__ float2 addend(int64_t row, int col) const {
+    // Without both there is no sum here, which would wait for what is loaded.
+    if (bias == nullptr) return accumulate ? out.load(row, col) : float2{};
+    const float2 some = load_bias(bias, out.cols, col);
+    return accumulate ? some + out.load(row, col) : some;
+  }
   __device__ __forceinline__ void operator()(int64_t row, int col, float2 sum) const {
-    if (bias != nullptr) sum = plus_bias(bias, out.cols, col, sum);
-    if constexpr (sizeof(T) == sizeof(float)) {
-      if (accumulate) {
-        out.add(row, col, sum);
-        return;
-      }
-    }
     out.store(row, col, sum);
   }
 };
@@ -91,6 +93,7 @@ struct StoreEpilogue {
 template <typename T>
 struct GatedSiluEpilogue {
   static constexpr bool kPaired = true;
+  static constexpr bool kAdds = false;
   PairRows<T> out;
 
   static __device__ __forceinline__ float silu(float x) {
@@ -105,6 +108,7 @@ struct GatedSiluEpilogue {
 template <typename T>
 struct Relu2Epilogue {
   static constexpr bool kPaired = false;
+  static constexpr bool kAdds = false;
   PairRows<T> out;
 
   // A comparison, not fmaxf: a NaN counts as not positive, as in the CPU backend.
@@ -118,6 +122,7 @@ struct Relu2Epilogue {
 template <typename T>
 struct SoftplusEpilogue {
   static constexpr bool kPaired = false;
+  static constexpr bool kAdds = true;
   PairRows<T> out;
   const float* bias;
 
@@ -137,23 +142,48 @@ struct SoftplusEpilogue {
     const float log1p_t = fmaf(s + s, s2 * g, s + s);
     return (x > 0.0f ? x : 0.0f) + log1p_t;
   }
+  __device__ __forceinline__ float2 addend(int64_t, int col) const {
+    return load_bias(bias, out.cols, col);
+  }
   __device__ __forceinline__ void operator()(int64_t row, int col, float2 sum) const {
-    sum = plus_bias(bias, out.cols, col, sum);
     out.store(row, col, {softplus(sum.x), softplus(sum.y)});
   }
 };
 
-// Hands over the columns 2t and 2t+1 of a unit's two groups: a unit is 16 rows of a packed matrix,
-// 8 of each block where there are two.
+// The columns 2t and 2t + 1 of both groups of a unit, which is 16 rows of a packed matrix: 8 of
+// each block where there are two.
 template <typename Epilogue>
-__device__ __forceinline__ void finish_unit(const Epilogue& epilogue, int64_t row, int unit, int t,
-                                            float2 first, float2 second) {
-  if constexpr (Epilogue::kPaired) {
-    epilogue(row, unit * 8 + 2 * t, first, second);
-  } else {
-    epilogue(row, unit * 16 + 2 * t, first);
-    epilogue(row, unit * 16 + 8 + 2 * t, second);
+struct UnitColumns {
+  int first;
+  int second;
+
+  __device__ __forceinline__ UnitColumns(int unit, int t)
+      : first(unit * (Epilogue::kPaired ? 8 : 16) + 2 * t), second(first + 8) {}
+
+  // What is to be added to the sums of both groups.
+  struct Addends {
+    float2 first;
+    float2 second;
+  };
+  __device__ __forceinline__ Addends addends(const Epilogue& epilogue, int64_t row) const {
+    static_assert(!(Epilogue::kPaired && Epilogue::kAdds));
+    if constexpr (Epilogue::kAdds)
+      return {epilogue.addend(row, first), epilogue.addend(row, second)};
+    return {};
   }
-}
+
+  __device__ __forceinline__ void finish(const Epilogue& epilogue, int64_t row, float2 first_sum,
+                                         float2 second_sum, const Addends& addends) const {
+    if constexpr (Epilogue::kPaired) {
+      epilogue(row, first, first_sum, second_sum);
+    } else if constexpr (Epilogue::kAdds) {
+      epilogue(row, first, first_sum + addends.first);
+      epilogue(row, second, second_sum + addends.second);
+    } else {
+      epilogue(row, first, first_sum);
+      epilogue(row, second, second_sum);
+    }
+  }
+};
 
 }  // namespace hymba::cuda

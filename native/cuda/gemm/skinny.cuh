@@ -281,18 +281,18 @@ __global__ void __launch_bounds__(Config::kResidentThreads)
       const int t = i % 4;
       const int unit = i / 4 % Config::kUnits;
       const int row = i / (4 * Config::kUnits);
+      const int out_row = first_row + round * 16 + row;
+      if (out_row >= operands.rows) break;
+      const UnitColumns<Epilogue> columns(first_unit + unit, t);
+      const auto addends = columns.addends(epilogue, out_row);
       const float* from = shared + row * kStride + unit * 16 + 2 * t;
       float2 first{}, second{};
 #pragma unroll 4
       for (int w = 0; w < num_warps; ++w) {
-        const float2 a = *reinterpret_cast<const float2*>(from + w * 16 * kStride);
-        const float2 b = *reinterpret_cast<const float2*>(from + w * 16 * kStride + 8);
-        first = {first.x + a.x, first.y + a.y};
-        second = {second.x + b.x, second.y + b.y};
+        first = first + load_pair(from + w * 16 * kStride);
+        second = second + load_pair(from + w * 16 * kStride + 8);
       }
-      const int out_row = first_row + round * 16 + row;
-      if (out_row < operands.rows)
-        finish_unit(epilogue, out_row, first_unit + unit, t, first, second);
+      columns.finish(epilogue, out_row, first, second, addends);
     }
   }
 }

@@ -153,6 +153,35 @@ struct WarpTile {
       }
     }
   }
+
+  template <typename Epilogue>
+  __device__ __forceinline__ void finish(const Epilogue& epilogue, int first_row, int first_unit,
+                                         int lane, int num_rows) const {
+    constexpr int kUnits = kGroups / 2;
+#pragma unroll
+    for (int tile = 0; tile < kRowTiles; ++tile) {
+      const int row = first_row + tile * 16 + lane / 4;
+      typename UnitColumns<Epilogue>::Addends addends[2][kUnits];
+#pragma unroll
+      for (int half = 0; half < 2; ++half)
+#pragma unroll
+        for (int unit = 0; unit < kUnits; ++unit)
+          if (row + half * 8 < num_rows)
+            addends[half][unit] = UnitColumns<Epilogue>(first_unit + unit, lane % 4)
+                                      .addends(epilogue, row + half * 8);
+#pragma unroll
+      for (int half = 0; half < 2; ++half)
+#pragma unroll
+        for (int unit = 0; unit < kUnits; ++unit) {
+          const float(&first)[4] = sums[tile][2 * unit];
+          const float(&second)[4] = sums[tile][2 * unit + 1];
+          if (row + half * 8 < num_rows)
+            UnitColumns<Epilogue>(first_unit + unit, lane % 4)
+                .finish(epilogue, row + half * 8, {first[2 * half], first[2 * half + 1]},
+                        {second[2 * half], second[2 * half + 1]}, addends[half][unit]);
+        }
+    }
+  }
 };
 
 template <typename Config, typename Epilogue>
@@ -206,21 +235,8 @@ __global__ void __launch_bounds__(Config::kThreads, Config::kBlocksAnSm)
     next_stage = next_stage + 1 == kStages ? 0 : next_stage + 1;
   }
 
-#pragma unroll
-  for (int row_tile = 0; row_tile < WarpTile<Config>::kRowTiles; ++row_tile)
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int row = first_row + warp_row + row_tile * 16 + half * 8 + lane / 4;
-      if (row >= operands.rows) continue;
-#pragma unroll
-      for (int pair = 0; pair < WarpTile<Config>::kGroups / 2; ++pair) {
-        const float(&first)[4] = tile.sums[row_tile][2 * pair];
-        const float(&second)[4] = tile.sums[row_tile][2 * pair + 1];
-        finish_unit(epilogue, row, (first_group * 8 + warp_col) / 16 + pair, lane % 4,
-                    {first[2 * half], first[2 * half + 1]},
-                    {second[2 * half], second[2 * half + 1]});
-      }
-    }
+  tile.finish(epilogue, first_row + warp_row, (first_group * kBlockRows + warp_col) / 16, lane,
+              operands.rows);
 }
 
 template <typename Config, typename Epilogue>
