@@ -254,6 +254,7 @@ export class KernelDevice {
     callNative(() => this.#native.dispose());
   }
 
+  /** `dispose`, for `using`. */
   [Symbol.dispose](): void {
     this.dispose();
   }

@@ -168,7 +168,11 @@ describeCuda("causal_conv1d", (device) => {
       let first = 0;
       for (const span of mixed) {
         const rows = [first * 16, (first + span.tokens) * 16] as const;
-        const alone = run(device, dtype, of, { ...input, spans: [span], u: input.u.slice(...rows) });
+        const alone = run(device, dtype, of, {
+          ...input,
+          spans: [span],
+          u: input.u.slice(...rows),
+        });
         expect(alone.out).toEqual(together.out.slice(...rows));
         const slot = [span.slot! * 3 * 16, (span.slot! + 1) * 3 * 16] as const;
         expect(alone.state.slice(...slot)).toEqual(together.state.slice(...slot));

@@ -15,7 +15,12 @@ function run(
   columns: number,
 ): Float32Array {
   const numbers = random(width);
-  const block = (rows: number) => ({ rows, cols: width, dtype, data: numbers.normal(rows * width) });
+  const block = (rows: number) => ({
+    rows,
+    cols: width,
+    dtype,
+    data: numbers.normal(rows * width),
+  });
   const out = guarded(device, "f32", [ids.length, width], { columns });
   device.embedTokens({
     tokenIds: device.tensor("i32", [ids.length], ids),

@@ -64,7 +64,7 @@ const BUDGET = {
 describeCuda("fuse_heads", (device) => {
   describe.each(["bf16", "f32"] as const)("%s", (dtype) => {
     test.each([1, 8, 13, 128, 256, 257, 3200, 4104])("width %i", (width) => {
-      for (const rows of [1, 6]) {
+      for (const rows of [1, 3]) {
         const size = { dtype, rows, width };
         const aligned = run(device, size, 8);
         compare(aligned.read(), expected(size), { ...BUDGET[dtype], columns: width });

@@ -60,11 +60,11 @@ describeCuda("rms_norm", (device) => {
     ["bf16", "f32"],
   ];
   // Around a chunk of 8 elements, a warp of chunks, one chunk a thread of 512; and the model's.
-  const widths = [1, 7, 8, 9, 100, 255, 256, 257, 264, 1600, 3200, 4096, 4097, 5000];
+  const widths = [1, 7, 8, 9, 100, 255, 256, 257, 264, 1600, 4096, 4097];
 
   describe.each(types)("%s to %s", (inType, outType) => {
     test.each(widths)("width %i", (width) => {
-      for (const rows of [1, 5]) {
+      for (const rows of [1, 3]) {
         const size = { rows, width, inType, outType };
         const reference = expected(size);
         const aligned = run(device, size, 8);

@@ -52,7 +52,7 @@ describeCuda("sample", (device) => {
   test.each([1, 2, 3, 33, 320, 1000, 2047, 2048, 2049, 5000])(
     "draws the CPU's tokens, whatever the logits and the options: %i tokens",
     (vocabSize) => {
-      for (let seed = 0; seed < 6; seed++)
+      for (let seed = 0; seed < 5; seed++)
         expectAsCpu(anyCase(1000 * vocabSize + seed, vocabSize, 5));
     },
   );
@@ -78,16 +78,16 @@ describeCuda("sample", (device) => {
 
   // A list of candidates holds 4,096, and a block has 1,024 threads.
   test.each<[LogitStyle, readonly number[]]>([
-    ["peaked", [1, 2, 50, 1023, 1024, 1025, 4096, 4097, 6999, 7000, 7001, 2 ** 31 - 1]],
-    ["coarse", [1, 40, 1024, 1025, 5000]],
+    ["peaked", [1, 50, 1024, 1025, 4096, 4097, 4999, 5000, 2 ** 31 - 1]],
+    ["coarse", [1, 40, 1024, 1025, 4200]],
     ["close", [1, 40, 3000]],
-    ["zeroes", [1, 1024, 6999]],
-    ["special", [3, 2000, 6900]],
+    ["zeroes", [1, 1024, 4999]],
+    ["special", [3, 2000, 4900]],
   ])("keeps exactly the first k: %s", (style, ks) => {
-    const logits = logitRow(random(3), style, 7000);
+    const logits = logitRow(random(3), style, 5000);
     // A high temperature makes all that are kept likely.
     const rows = ks.flatMap((topK) =>
-      [0, 1, 2].map((position) => ({ topK, temperature: 1000, position })),
+      [0, 1].map((position) => ({ topK, temperature: 1000, position })),
     );
     expectAsCpu(sameLogits(logits, rows));
   });
@@ -95,8 +95,8 @@ describeCuda("sample", (device) => {
   test.each<LogitStyle>(["peaked", "normal", "coarse", "close", "zeroes", "huge"])(
     "keeps exactly the mass of top-p: %s",
     (style) => {
-      const logits = logitRow(random(4), style, 7000);
-      const shares = [1e-6, 0.01, 0.5, 0.9, 0.999, 1 - 2 ** -24];
+      const logits = logitRow(random(4), style, 5000);
+      const shares = [1e-6, 0.5, 0.9, 1 - 2 ** -24];
       const rows = shares.flatMap((topP, position) => [
         { topP, position },
         { topP, position, topK: 60 },
@@ -109,7 +109,7 @@ describeCuda("sample", (device) => {
   test("draws only from what the filters keep, and from all of it", () => {
     const logits = Float32Array.of(1, 3, 1, 2, 1, 1, 3, -Infinity);
     const drawable = (row: SamplingRow) => {
-      const rows = Array.from({ length: 60 }, (_, position) => ({ ...row, position }));
+      const rows = Array.from({ length: 40 }, (_, position) => ({ ...row, position }));
       return [...new Set(draw(device, sameLogits(logits, rows)).tokens)].sort((a, b) => a - b);
     };
     const temperature = 1e4;
@@ -163,7 +163,7 @@ describeCuda("sample", (device) => {
   test("lists the most probable tokens in order, the lowest ids of equals first", () => {
     const numbers = random(5);
     for (const style of ["coarse", "zeroes", "special", "sparse", "huge", "nothing"] as const) {
-      for (const vocabSize of [5, 20, 1500, 6000]) {
+      for (const vocabSize of [5, 20, 4500]) {
         const rows = [20, 1, 7].map((topLogprobs) => ({ temperature: 0, topLogprobs }));
         expectAsCpu(sameLogits(logitRow(numbers, style, vocabSize), rows));
       }
@@ -215,7 +215,7 @@ describeCuda("sample", (device) => {
         counts[token]!++;
       expect(chiSquareRatio(counts, distribution(logits, row))).toBeLessThan(1);
     };
-    test.each(options)("%j", (row) => expectDistribution(row, 500));
+    test.each(options)("%j", (row) => expectDistribution(row, 300));
     for (const row of options) {
       bigTest(`${JSON.stringify(row)}, drawn often`, () => expectDistribution(row, 60_000));
     }

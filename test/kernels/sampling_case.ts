@@ -82,8 +82,8 @@ export function draw(device: KernelDevice, input: SamplingCase): Drawn {
     topLogprobs: results.topLogprobs.tensor,
   });
   for (const { check } of [...Object.values(results), ...Object.values(inputs)]) check();
-  expect(inputs.logits.tensor.readBits()).toEqual(before);
-  expect(inputs.history.tensor.read()).toEqual(history);
+  compare(inputs.logits.tensor.readBits(), before, { name: "logits afterwards" });
+  compare(inputs.history.tensor.read(), history, { name: "history afterwards" });
   return {
     tokens: results.token.tensor.read(),
     logprobs: results.logprob.tensor.read(),

@@ -197,13 +197,23 @@ describeCuda("selective_scan", (device) => {
     test("cut anywhere, the same bits", () => {
       const of = weights(20, 16);
       const input = call(dtype, of, [{ tokens: 96, source: 0 }], 1);
-      // Zeroes keep their sign, whether a token is one of many or comes alone.
-      input.delta.fill(0, 30 * 20, 40 * 20);
-      input.state.fill(-0, 0, 100);
       const whole = inPieces(device, dtype, of, input, [96]);
-      const cuts = [[48, 48], [64, 32], [65, 31], [1, 2, 3, 90], [66, 1, 29], Array(96).fill(1)];
-      for (const lengths of cuts as number[][]) {
+      const single = Array.from({ length: 96 }, () => 1);
+      for (const lengths of [[48, 48], [64, 32], [65, 31], [1, 2, 3, 90], [66, 1, 29], single]) {
         expect(inPieces(device, dtype, of, input, lengths)).toEqual(whole);
+      }
+    });
+
+    // The kernels take tokens by fours: those that are missing must not turn -0 into 0.
+    test("cut anywhere, zeroes keep their sign", () => {
+      const of = weights(8, 16);
+      const input = call(dtype, of, [{ tokens: 6, source: 0 }], 1);
+      input.delta.fill(0);
+      input.u.fill(-1);
+      input.b.fill(1);
+      input.state.fill(-0);
+      for (const lengths of [[6], [4, 2], [3, 3], [5, 1], [1, 1, 1, 1, 1, 1]]) {
+        expect(inPieces(device, dtype, of, input, lengths).state).toEqual(input.state);
       }
     });
 

@@ -46,7 +46,7 @@ struct Chunk {
   T x[kChunk] = {};
 
   __device__ __forceinline__ void load_aligned(const T* from) {
-    constexpr int kVectors = sizeof(x) / sizeof(uint4);
+    constexpr int kVectors = sizeof(x) / (sizeof(uint4));
 #pragma unroll
     for (int i = 0; i < kVectors; ++i) {
       const uint4 v = reinterpret_cast<const uint4*>(from)[i];
