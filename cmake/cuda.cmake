@@ -1,7 +1,7 @@
 # Decides whether the CUDA backend is built, says so, and sets
 #   HYMBA_WITH_CUDA           whether it is
-#   HYMBA_CUDA_VERSION        the toolkit's version, or "none" and the reason
-#   HYMBA_CUDA_ARCHITECTURES  what the kernels are compiled for, or "none"
+#   HYMBA_CUDA_VERSION        the toolkit's version, "emulated", or "none" and the reason
+#   HYMBA_CUDA_ARCHITECTURES  what the kernels are compiled for, "emulated" or "none"
 
 # Finds a working nvcc. Sets CMAKE_CUDA_COMPILER, or `problem`.
 macro(hymba_find_nvcc)
@@ -28,7 +28,9 @@ macro(hymba_find_nvcc)
   endif()
 endmacro()
 
-if(HYMBA_CUDA STREQUAL "OFF")
+if(HYMBA_CUDA STREQUAL "EMULATED")
+  set(problem "")
+elseif(HYMBA_CUDA STREQUAL "OFF")
   set(problem "HYMBA_CUDA is OFF")
 else()
   hymba_find_nvcc()
@@ -43,6 +45,11 @@ if(problem)
   set(HYMBA_CUDA_VERSION "none (${problem})")
   set(HYMBA_CUDA_ARCHITECTURES "none")
   message(NOTICE "hymba: ${problem}, building for the CPU only")
+elseif(HYMBA_CUDA STREQUAL "EMULATED")
+  set(HYMBA_WITH_CUDA ON)
+  set(HYMBA_CUDA_VERSION "emulated")
+  set(HYMBA_CUDA_ARCHITECTURES "emulated")
+  message(NOTICE "hymba: building with an emulated CUDA, which is for tests")
 else()
   set(HYMBA_WITH_CUDA ON)
   # Machine code for the parts that we tune for, and PTX (`90` without `-real`) for newer ones.

@@ -2,6 +2,7 @@ import { join } from "node:path";
 import nodeGypBuild = require("node-gyp-build");
 import type { HymbaConfig } from "./checkpoint/config";
 import type { TensorEntry } from "./checkpoint/tensor_table";
+import type { DeviceKind } from "./device";
 import { HYMBA_ERROR_CODES, HymbaError, type HymbaErrorCode } from "./errors";
 import type { NativeSampling } from "./sampling";
 
@@ -17,7 +18,7 @@ export interface NativeLoadOptions {
   readonly files: readonly string[];
   readonly tensors: readonly TensorEntry[];
   readonly seed: number;
-  readonly device: "cpu";
+  readonly device: DeviceKind;
   readonly dtype: ModelDtype;
   readonly maxSequences: number;
   readonly maxContextTokens: number;
@@ -58,6 +59,12 @@ export interface CacheUsage {
   readonly globalPages: PoolUsage;
   readonly windowPages: PoolUsage;
 }
+
+/**
+ * In place of a span's only token: the one that the step before drew for the sequence, whose result
+ * need not have arrived yet.
+ */
+export const SAMPLED_TOKEN = -(2 ** 31);
 
 /** The next tokens of one sequence, and what is wanted for them. */
 export interface NativeSpan {

@@ -66,16 +66,17 @@ export async function* generate(
   const text = new GeneratedText(model, prompt, stopMatcher);
 
   const sequence = options.sequence ?? model.createSequence();
+  let draws: ReturnType<HymbaModel["draw"]> | undefined;
   try {
     let [result] = await model.prefill([{ sequence, tokens: prompt, sample: sampling }], {
       signal,
     });
+    const mostSteps = model.limits.maxContextTokens - sequence.length;
     for (let count = 1; ; count++) {
       const { token, logprob, topLogprobs } = result!;
       const isStop = stopTokens.has(token!);
       const piece = isStop ? "" : text.push(token!);
-      const finishReason =
-        isStop || text.stopped ? "stop" : limit(model, sequence, count, maxTokens);
+      const finishReason = isStop || text.stopped ? "stop" : limit(count, maxTokens, mostSteps);
       yield {
         text: finishReason === undefined ? piece : piece + text.flush(),
         token: token!,
@@ -84,21 +85,24 @@ export async function* generate(
         ...(finishReason !== undefined && { finishReason }),
       };
       if (finishReason !== undefined) return;
-      [result] = await model.decode([{ sequence, token: token!, sample: sampling }], { signal });
+      // A sequence of the caller's must not take more than was yielded.
+      draws ??= model.draw(
+        [{ sequence, token: token!, sample: sampling }],
+        Math.min(maxTokens - 1, mostSteps),
+        { ahead: options.sequence === undefined, signal },
+      );
+      [result] = (await draws.next()).value!;
     }
   } finally {
+    await draws?.return();
     if (options.sequence === undefined) sequence.dispose();
   }
 }
 
-function limit(
-  model: HymbaModel,
-  sequence: Sequence,
-  count: number,
-  maxTokens: number,
-): FinishReason | undefined {
+/** `count` tokens were drawn, the last of which would need step `count`. */
+function limit(count: number, maxTokens: number, mostSteps: number): FinishReason | undefined {
   if (count >= maxTokens) return "length";
-  if (sequence.length >= model.limits.maxContextTokens) return "context";
+  if (count > mostSteps) return "context";
   return undefined;
 }
 

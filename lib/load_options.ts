@@ -1,6 +1,6 @@
 import type { ModelDtype, NativeLoadOptions, NativeMemory } from "./binding";
 import type { Checkpoint } from "./checkpoint/checkpoint";
-import type { DeviceRequest } from "./device";
+import type { DeviceKind, DeviceRequest } from "./device";
 import { checkCallback, checkChoice, checkInteger, checkObject, checkSignal } from "./validate";
 
 /** How far the loading of a model is. */
@@ -11,8 +11,10 @@ export interface LoadProgress {
   readonly fraction: number;
 }
 
-/** Limits and precision of a model; together they decide how much memory it takes. */
+/** Where a model runs, its limits and its precision; together they decide how much memory it takes. */
 export interface MemoryOptions {
+  /** Where to run. Default `auto`: a usable GPU, else the CPU. */
+  readonly device?: DeviceRequest;
   /** Precision of activations, K/V and convolution state. Default `bfloat16`. */
   readonly dtype?: ModelDtype;
   /** Sequences that can exist at a time, 1 to 65,535. Default 16. */
@@ -31,8 +33,6 @@ export interface MemoryOptions {
 
 /** Options of `HymbaModel.load`. */
 export interface LoadOptions extends MemoryOptions {
-  /** Where to run. Default `auto`: a usable GPU, else the CPU. */
-  readonly device?: DeviceRequest;
   /** Threads of the CPU backend, 1 to 1,024. Default one for each core. */
   readonly threads?: number;
   /** Called now and then while the model is loading. */
@@ -73,7 +73,11 @@ const MAX_INT32 = 2 ** 31 - 1;
  * What the addon is told about a checkpoint, with defaults filled in.
  * @throws TypeError, RangeError when an option is wrong.
  */
-export function nativeLoadOptions(checkpoint: Checkpoint, options: LoadOptions): NativeLoadOptions {
+export function nativeLoadOptions(
+  checkpoint: Checkpoint,
+  options: LoadOptions,
+  device: DeviceKind,
+): NativeLoadOptions {
   checkObject("options", options);
   checkSignal("options.signal", options.signal);
   checkCallback("options.onProgress", options.onProgress);
@@ -90,7 +94,7 @@ export function nativeLoadOptions(checkpoint: Checkpoint, options: LoadOptions):
     files: checkpoint.files,
     tensors: checkpoint.tensors,
     seed: checkpoint.seed,
-    device: "cpu",
+    device,
     dtype: checkChoice("options.dtype", options.dtype ?? "bfloat16", ["bfloat16", "float32"]),
     maxSequences,
     maxContextTokens,
@@ -98,6 +102,11 @@ export function nativeLoadOptions(checkpoint: Checkpoint, options: LoadOptions):
     cacheTokens: options.cacheTokens === undefined ? 0 : integer("cacheTokens", 0, 2 ** 53 - 1),
     threads: options.threads === undefined ? 0 : integer("threads", 0, 1024),
   };
+}
+
+/** What `options.device` asks for. */
+export function deviceRequest({ device = "auto" }: MemoryOptions): DeviceRequest {
+  return checkChoice("options.device", device, ["auto", "cpu", "cuda"]);
 }
 
 /** The plan in the words of the public API. */

@@ -23,6 +23,7 @@ import {
   type LoadOptions,
   type MemoryOptions,
   type MemoryPlan,
+  deviceRequest,
   nativeLoadOptions,
   toMemoryPlan,
 } from "./load_options";
@@ -159,14 +160,12 @@ export class HymbaModel implements SequenceOwner {
    */
   static async load(path: string, options: LoadOptions = {}): Promise<HymbaModel> {
     checkObject("options", options);
-    const request = checkChoice("options.device", options.device ?? "auto", [
-      "auto",
-      "cpu",
-      "cuda",
-    ]);
+    const request = deviceRequest(options);
     const checkpoint = await openCheckpoint(path);
-    const nativeOptions = nativeLoadOptions(checkpoint, options);
+    // Options are checked before a device is looked for.
+    nativeLoadOptions(checkpoint, options, "cpu");
     const device = chooseDevice(request);
+    const nativeOptions = nativeLoadOptions(checkpoint, options, device.kind);
     const tokenizer = await loadTokenizer(checkpoint);
     const native = await loadNative(nativeOptions, options);
     return new HymbaModel(checkpoint, nativeOptions, device, tokenizer, native);
@@ -182,8 +181,8 @@ export class HymbaModel implements SequenceOwner {
 
   /** The memory that this model would take with other limits; those left out stay as they are. */
   memoryPlan(options: MemoryOptions = {}): MemoryPlan {
-    const { dtype, maxSequences, maxContextTokens, maxBatchTokens } = this.#options;
-    const current = { dtype, maxSequences, maxContextTokens, maxBatchTokens };
+    const { device, dtype, maxSequences, maxContextTokens, maxBatchTokens } = this.#options;
+    const current = { device, dtype, maxSequences, maxContextTokens, maxBatchTokens };
     return planMemory(this.#checkpoint, { ...current, ...options });
   }
 
@@ -357,6 +356,23 @@ export class HymbaModel implements SequenceOwner {
     return awaitNative(() => this.#native.trace(ids, Int32Array.from(layers)));
   }
 
+  /**
+   * @internal Draws token after token for sequences whose next token is known, and yields the tokens
+   * of each step, `count` times. With `ahead`, a GPU is handed the next step before the results of
+   * the one before have arrived: ended early, the sequences have taken one token more than otherwise.
+   */
+  draw(
+    requests: readonly DecodeRequest[],
+    count: number,
+    { ahead, signal }: { readonly ahead: boolean; readonly signal?: AbortSignal | undefined },
+  ): AsyncGenerator<StepResult[], void, undefined> {
+    const work = this.#work(requests, true, (request, where) =>
+      checkTokens(`${where}.token`, [(request as DecodeRequest).token], this.config.vocabSize),
+    );
+    const stepsInFlight = ahead && this.#device.kind === "cuda" ? 2 : 1;
+    return toStepResults(this.#runner.draw(work, count, stepsInFlight, { signal }));
+  }
+
   /** Whether `dispose` was called. */
   get disposed(): boolean {
     return this.#disposed !== undefined;
@@ -428,6 +444,12 @@ function checkRunOptions(options: RunOptions): void {
   checkCallback("options.onProgress", options.onProgress);
 }
 
+async function* toStepResults(
+  steps: AsyncGenerator<NativeSpanResult[], void, undefined>,
+): AsyncGenerator<StepResult[], void, undefined> {
+  for await (const results of steps) yield results.map(toStepResult);
+}
+
 function toStepResult({ logits, token, logprob, topTokens, topLogprobs }: NativeSpanResult) {
   return {
     ...(logits !== undefined && { logits }),
@@ -440,7 +462,11 @@ function toStepResult({ logits, token, logprob, topTokens, topLogprobs }: Native
 }
 
 function planMemory(checkpoint: Checkpoint, options: MemoryOptions): MemoryPlan {
-  const nativeOptions = nativeLoadOptions(checkpoint, options);
+  checkObject("options", options);
+  const request = deviceRequest(options);
+  // A plan for a GPU can be made where there is none.
+  const kind = request === "auto" ? chooseDevice(request).kind : request;
+  const nativeOptions = nativeLoadOptions(checkpoint, options, kind);
   return toMemoryPlan(callNative(() => loadBinding().planMemory(nativeOptions)));
 }
 

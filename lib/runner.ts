@@ -1,4 +1,5 @@
 import {
+  SAMPLED_TOKEN,
   awaitNative,
   type LogitsWanted,
   type NativeModel,
@@ -71,6 +72,48 @@ export class Runner {
     }
   }
 
+  /**
+   * Draws `count` tokens for each sequence: the first step takes the tokens of `work`, every later
+   * one what the step before drew. Yields the results of each step in order, with up to
+   * `stepsInFlight` handed over before theirs have arrived. All tokens of `work` must fit a step.
+   * @throws HymbaError as `run`.
+   */
+  async *draw(
+    work: readonly SpanWork[],
+    count: number,
+    stepsInFlight: number,
+    { signal }: RunOptions = {},
+  ): AsyncGenerator<NativeSpanResult[], void, undefined> {
+    const ids = enterAll(work);
+    const pending: Promise<NativeSpanResult[]>[] = [];
+    const drawn = Int32Array.of(SAMPLED_TOKEN);
+    let submitted = 0;
+    const submit = () => {
+      if (this.#closed) throw closedError();
+      const spans = work.map((span, index) => ({
+        ...span,
+        sequence: ids[index]!,
+        tokens: submitted === 0 ? span.tokens : drawn,
+      }));
+      const step = this.#step(spans, work);
+      step.catch(() => undefined); // reported when its turn comes
+      pending.push(step);
+      submitted++;
+    };
+    try {
+      for (let step = 0; step < count; step++) {
+        throwIfAborted(signal);
+        if (step === 0) this.#checkContext(work);
+        while (submitted < count && pending.length < stepsInFlight) submit();
+        yield await pending.shift()!;
+      }
+    } finally {
+      // What was handed over runs; who asked has gone, or has already been told of an error.
+      await Promise.allSettled(pending);
+      for (const { sequence } of work) sequence.leave();
+    }
+  }
+
   /** Calls under way fail with ERR_DISPOSED before their next step: the addon would find no model. */
   close(): void {
     this.#closed = true;
@@ -90,6 +133,17 @@ export class Runner {
     }
   }
 
+  /** One step; the sequences grow when it has run. */
+  async #step(
+    spans: readonly NativeSpan[],
+    work: readonly SpanWork[],
+  ): Promise<NativeSpanResult[]> {
+    const results = await awaitNative(() => this.#native.step(spans));
+    for (const [index, { sequence }] of work.entries())
+      sequence.advance(spans[index]!.tokens.length);
+    return results;
+  }
+
   async #runSteps(
     work: readonly SpanWork[],
     ids: readonly number[],
@@ -101,9 +155,7 @@ export class Runner {
     let done = 0;
     for (const step of planSteps(lengths, this.#limits)) {
       throwIfAborted(signal);
-      if (this.#closed) {
-        throw new HymbaError("ERR_DISPOSED", "the model was disposed while the call was under way");
-      }
+      if (this.#closed) throw closedError();
       const spans = step.map((span) => nativeSpan(work[span.request]!, ids[span.request]!, span));
       const results = await awaitNative(() => this.#native.step(spans));
       for (const [index, { request, begin, end }] of step.entries()) {
@@ -115,6 +167,10 @@ export class Runner {
     }
     return parts.map(joinResults);
   }
+}
+
+function closedError(): HymbaError {
+  return new HymbaError("ERR_DISPOSED", "the model was disposed while the call was under way");
 }
 
 /** Reserves all sequences, or none. */

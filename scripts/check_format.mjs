@@ -1,4 +1,4 @@
-// Checks, or with --write makes, the formatting of the C++ and CUDA sources in native/.
+// Checks, or with --write makes, the formatting of the C++ and CUDA sources.
 import { spawnSync } from "node:child_process";
 import { readdirSync } from "node:fs";
 import { createRequire } from "node:module";
@@ -20,10 +20,12 @@ if (process.argv.includes("--help")) {
       "Without --write, exits with 1 and names what .clang-format would change.",
   );
 } else {
-  const files = readdirSync(path.join(root, "native"), { recursive: true, encoding: "utf8" })
-    .filter((name) => /\.(h|cpp|cu|cuh)$/.test(name))
-    .map((name) => path.join("native", name))
-    .sort();
+  const files = ["native", "test/cuda_emulator"].flatMap((folder) =>
+    readdirSync(path.join(root, folder), { recursive: true, encoding: "utf8" })
+      .filter((name) => /\.(h|cpp|cu|cuh)$/.test(name))
+      .map((name) => path.join(folder, name))
+      .sort(),
+  );
   const mode = process.argv.includes("--write") ? ["-i"] : ["--dry-run", "--Werror"];
   const { status, error } = spawnSync(clangFormat, [...mode, ...files], {
     cwd: root,

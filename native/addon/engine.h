@@ -26,8 +26,18 @@ class Engine {
   // Queues a job. Jobs must not throw. After `shut_down` they are dropped.
   void post(std::function<void()> job);
 
-  // Ends the running job as soon as may be, drops queued ones, and waits for the thread.
-  // Idempotent.
+  // The part of a job that waits for the device. While it is not ready the next job may already
+  // run, so that the device has work when it becomes so. Must not throw; finished in order.
+  struct Deferred {
+    std::function<bool()> ready;
+    std::function<void()> finish;
+  };
+  // The next two are for jobs.
+  void defer(Deferred deferred);
+  void finish_deferred();
+
+  // Ends the running job as soon as may be, drops queued ones, finishes what was deferred, and
+  // waits for the thread. Idempotent.
   void shut_down();
 
   std::atomic<bool> stop = false;         // asks the model to give up
@@ -36,11 +46,13 @@ class Engine {
 
  private:
   void run();
+  void finish_oldest();
 
   std::mutex mutex_;
   std::condition_variable wake_;
   std::deque<std::function<void()>> jobs_;  // guarded by mutex_
   bool closed_ = false;                     // guarded by mutex_
+  std::deque<Deferred> deferred_;           // the thread's own
   std::thread thread_;
 };
 

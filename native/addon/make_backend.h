@@ -8,7 +8,8 @@
 
 namespace hymba {
 
-// device: "cpu". num_threads 0: one for each core. Throws kNoDevice, kUnsupportedDevice.
+// device: "cpu", or "cuda" in a build with CUDA. num_threads, of the CPU backend; 0: one for each
+// core. Throws kNoDevice, kUnsupportedDevice.
 std::unique_ptr<Backend> make_backend(const std::string& device, int num_threads);
 
 }  // namespace hymba

@@ -41,6 +41,8 @@ class NativeModel final : public Napi::ObjectWrap<NativeModel> {
   ~NativeModel() override { napi_remove_env_cleanup_hook(env_, shut_down, &engine_); }
 
  private:
+  using Ticket = std::shared_ptr<PromiseQueue::Ticket>;
+
   static void shut_down(void* engine) { static_cast<Engine*>(engine)->shut_down(); }
 
   // Runs `work(engine)` on the engine's thread; the promise resolves with what its result becomes
@@ -49,21 +51,27 @@ class NativeModel final : public Napi::ObjectWrap<NativeModel> {
   Napi::Value run(const Napi::CallbackInfo& info, Work work) {
     auto [promise, ticket] = promises_.open(info.Env());
     Ref();
-    engine_.post([this, ticket = ticket, work = std::move(work)]() mutable {
-      std::function<Napi::Value(Napi::Env)> result;
-      std::exception_ptr error;
-      try {
-        result = work(engine_);
-      } catch (...) {
-        error = std::current_exception();
-      }
-      promises_.settle(std::move(ticket), [this, result = std::move(result), error](Napi::Env env) {
-        Unref();
-        if (error) std::rethrow_exception(error);
-        return result(env);
-      });
+    engine_.post([this, ticket = ticket, work = std::move(work)] {
+      settle(ticket, [&] { return work(engine_); });
     });
     return promise;
+  }
+
+  // Settles with what the result of `work()` becomes in JavaScript, or with what it throws.
+  template <typename Work>
+  void settle(const Ticket& ticket, const Work& work) {
+    std::function<Napi::Value(Napi::Env)> result;
+    std::exception_ptr error;
+    try {
+      result = work();
+    } catch (...) {
+      error = std::current_exception();
+    }
+    promises_.settle(ticket, [this, result = std::move(result), error](Napi::Env env) {
+      Unref();
+      if (error) std::rethrow_exception(error);
+      return result(env);
+    });
   }
 
   // The engine's model. A job may find that one before it disposed of the model.
@@ -116,9 +124,30 @@ class NativeModel final : public Napi::ObjectWrap<NativeModel> {
       model();
       return spans_from_js(info[0].As<Napi::Array>());
     });
-    return run(info, [spans = std::move(spans)](Engine& engine) {
-      return [outputs = loaded(engine).step(spans)](Napi::Env env) { return to_js(env, outputs); };
-    });
+    auto [promise, ticket] = promises_.open(info.Env());
+    Ref();
+    engine_.post([this, ticket = ticket, spans = std::move(spans)] { submit(ticket, spans); });
+    return promise;
+  }
+
+  // Hands a step to the device; its promise is settled when the device is done, while the next step
+  // may already be under way.
+  void submit(const Ticket& ticket, std::span<const SpanInput> spans) {
+    try {
+      const auto pending = std::make_shared<PendingStep>(loaded(engine_).submit(spans));
+      engine_.defer({.ready = [pending] { return pending->ready(); },
+                     .finish =
+                         [this, ticket, pending] {
+                           settle(ticket, [&] {
+                             return [outputs = loaded(engine_).collect(std::move(*pending))](
+                                        Napi::Env env) { return to_js(env, outputs); };
+                           });
+                         }});
+    } catch (...) {
+      settle(ticket, [error = std::current_exception()]() -> std::function<Napi::Value(Napi::Env)> {
+        std::rethrow_exception(error);
+      });
+    }
   }
 
   Napi::Value trace(const Napi::CallbackInfo& info) {
@@ -138,6 +167,7 @@ class NativeModel final : public Napi::ObjectWrap<NativeModel> {
   // Frees the model once what was queued before is done.
   Napi::Value dispose(const Napi::CallbackInfo& info) {
     return run(info, [](Engine& engine) {
+      engine.finish_deferred();
       engine.model = nullptr;
       return [](Napi::Env env) { return env.Undefined(); };
     });

@@ -217,8 +217,9 @@ void attention(const AttentionArgs& args, ThreadPool& pool) {
   };
   std::vector<Block> blocks;
   const int32_t* offsets = args.batch.span_offsets.data<int32_t>();
+  const int32_t* slots = args.batch.state_slot.data<int32_t>();
   for (int span = 0; span < args.batch.num_spans; ++span)
-    for (int t = offsets[span]; t < offsets[span + 1]; t += kBlockTokens)
+    for (int t = offsets[span]; slots[span] >= 0 && t < offsets[span + 1]; t += kBlockTokens)
       blocks.push_back({t, std::min(kBlockTokens, offsets[span + 1] - t)});
 
   const int num_kv_heads = args.kv.num_kv_heads;

@@ -27,7 +27,9 @@ void run_block(const CausalConv1dArgs& args, int span, int64_t first, int64_t co
   const int32_t* offsets = args.batch.span_offsets.data<int32_t>();
   const int64_t num_tokens = offsets[span + 1] - offsets[span];
   const int source = args.batch.state_source.data<int32_t>()[span];
-  Act* state = args.conv_state.row<Act>(args.batch.state_slot.data<int32_t>()[span]) + first;
+  const int slot = args.batch.state_slot.data<int32_t>()[span];
+  if (slot < 0) return;  // a padded lane
+  Act* state = args.conv_state.row<Act>(slot) + first;
 
   // The rows that the first outputs look back to: conv state, then u itself. Copied, because source
   // and slot may be one.

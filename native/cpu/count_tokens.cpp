@@ -15,8 +15,8 @@ void count_tokens(const CountTokensArgs& args, ThreadPool& pool) {
   const int64_t vocab_size = args.history.dim(1);
   pool.parallel_for(args.state_slot.rows(), [&](int64_t span) {
     const int32_t slot = args.state_slot.data<int32_t>()[span];
-    check(slot >= 0 && slot < args.history.rows(), "count_tokens: slot ", slot, " of ",
-          args.history.rows());
+    if (slot < 0) return;  // a padded lane
+    check(slot < args.history.rows(), "count_tokens: slot ", slot, " of ", args.history.rows());
     uint16_t* seen = args.history.row<uint16_t>(slot);
     if (args.fresh.data<int32_t>()[span] != 0) std::fill_n(seen, vocab_size, uint16_t{0});
     const bool is_generated = args.is_generated.data<int32_t>()[span] != 0;

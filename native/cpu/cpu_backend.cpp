@@ -4,7 +4,9 @@
 #include <sys/mman.h>
 
 #include <cerrno>
+#include <chrono>
 #include <cstring>
+#include <vector>
 
 #include "core/thread_pool.h"
 #include "cpu/stages.h"
@@ -38,6 +40,18 @@ class HostSlab final : public Slab {
   size_t bytes_;
 };
 
+// Done when it is made: stages have run when their call returns.
+class HostCopy final : public Download {
+ public:
+  HostCopy(const void* from, size_t bytes)
+      : bytes_(static_cast<const char*>(from), static_cast<const char*>(from) + bytes) {}
+  bool ready() const override { return true; }
+  const void* wait() override { return bytes_.data(); }
+
+ private:
+  const std::vector<char> bytes_;
+};
+
 class CpuBackend final : public Backend {
  public:
   explicit CpuBackend(int num_threads) : pool_(num_threads) {}
@@ -48,16 +62,30 @@ class CpuBackend final : public Backend {
   void upload(void* to, const void* from_host, size_t bytes) override {
     std::memcpy(to, from_host, bytes);
   }
-  void download(void* to_host, const void* from, size_t bytes) override {
-    std::memcpy(to_host, from, bytes);
-  }
+  void copy(void* to, const void* from, size_t bytes) override { std::memcpy(to, from, bytes); }
   void fill_zero(const TensorView& view) override {
     check(view.dense(), "fill_zero: a strided view");
     std::memset(view.raw(), 0, view.bytes());
   }
   void synchronize() override {}
+  void download(void* to_host, const void* from, size_t bytes) override {
+    std::memcpy(to_host, from, bytes);
+  }
+  std::unique_ptr<Download> start_download(const void* from, size_t bytes) override {
+    return std::make_unique<HostCopy>(from, bytes);
+  }
 
-  Matrix import_matrix(std::span<const TensorView> row_blocks, Arena&) override {
+  void replayable(uint64_t, const std::function<void()>& stages) override { stages(); }
+  size_t scratch_bytes(const StageLimits&) const override { return 0; }
+  void use_scratch(void*, size_t) override {}
+  double elapsed_ms(const std::function<void()>& stages) override {
+    const auto begin = std::chrono::steady_clock::now();
+    stages();
+    return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin)
+        .count();
+  }
+
+  Matrix import_matrix(std::span<const TensorView> row_blocks, DType, Arena&) override {
     check(!row_blocks.empty() && row_blocks.size() <= Matrix::kMaxBlocks,
           "import_matrix: ", row_blocks.size(), " blocks");
     Matrix matrix;
@@ -85,6 +113,8 @@ class CpuBackend final : public Backend {
   void run(const CountTokensArgs& args) override { cpu::count_tokens(args, pool_); }
   void run(const SampleArgs& args) override { cpu::sample(args, pool_); }
   void run(const TokenLogprobsArgs& args) override { cpu::token_logprobs(args, pool_); }
+  void run(const RecallTokensArgs& args) override { cpu::recall_tokens(args); }
+  void run(const RememberTokensArgs& args) override { cpu::remember_tokens(args); }
 
   ThreadPool pool_;
 };

@@ -59,6 +59,7 @@ void run_token(const RotaryKvWriteArgs& args, int64_t t) {
   rotate(args.k, args.k_norm);
 
   const int span = args.batch.token_spans.data<int32_t>()[t];
+  if (args.batch.state_slot.data<int32_t>()[span] < 0) return;  // a padded lane
   const int page = kv.page_table.row<int32_t>(span)[kv.column(position)];
   check(page >= 0 && page < kv.num_pages, "rotary_kv_write: page ", page, " at position ",
         position);

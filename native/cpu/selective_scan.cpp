@@ -30,6 +30,7 @@ void run_block(const SelectiveScanArgs& args, NumStates num_states, int span, in
   const int32_t* offsets = args.batch.span_offsets.data<int32_t>();
   const int source = args.batch.state_source.data<int32_t>()[span];
   const int slot = args.batch.state_slot.data<int32_t>()[span];
+  if (slot < 0) return;  // a padded lane
   const float* a = args.a.row<float>(first);
   const float* d = args.d.data<float>() + first;
 

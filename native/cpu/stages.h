@@ -22,5 +22,7 @@ void fuse_heads(const FuseHeadsArgs& args, ThreadPool& pool);
 void count_tokens(const CountTokensArgs& args, ThreadPool& pool);
 void sample(const SampleArgs& args, ThreadPool& pool);
 void token_logprobs(const TokenLogprobsArgs& args, ThreadPool& pool);
+void recall_tokens(const RecallTokensArgs& args);
+void remember_tokens(const RememberTokensArgs& args);
 
 }  // namespace hymba::cpu

@@ -21,5 +21,7 @@ void fuse_heads(const FuseHeadsArgs& args, const LaunchContext& context);
 void count_tokens(const CountTokensArgs& args, const LaunchContext& context);
 void sample(const SampleArgs& args, const LaunchContext& context);
 void token_logprobs(const TokenLogprobsArgs& args, const LaunchContext& context);
+void recall_tokens(const RecallTokensArgs& args, const LaunchContext& context);
+void remember_tokens(const RememberTokensArgs& args, const LaunchContext& context);
 
 }  // namespace hymba::cuda

@@ -40,6 +40,7 @@ CacheViews plan_cache(const ModelConfig& config, const ModelOptions& options,
         options.dtype, {layout.num_state_slots, config.conv_width - 1, config.inner_size}));
   }
   cache.history = arena.take(DType::kU16, {layout.num_state_slots, config.vocab_size});
+  cache.last_tokens = arena.take(DType::kI32, {layout.num_state_slots});
   return cache;
 }
 

@@ -13,6 +13,7 @@ struct CacheViews {
   std::vector<TensorView> ssm_states;   // a layer: [slots, E, N] f32
   std::vector<TensorView> conv_states;  // a layer: [slots, W-1, E] act
   TensorView history;                   // [slots, V] u16
+  TensorView last_tokens;               // [slots] i32, the token drawn last
 };
 
 KvLayout make_kv_layout(const ModelConfig& config, const ModelOptions& options);

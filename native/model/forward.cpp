@@ -8,7 +8,7 @@ namespace {
 // One layer of one forward pass. T rows of every buffer of the workspace are in use.
 class LayerPass {
  public:
-  LayerPass(const ForwardContext& context, const BatchView& batch, int layer, Probe* probe)
+  LayerPass(const ForwardContext& context, const StepBlock& block, int layer, Probe* probe)
       : config_(context.config),
         weights_(context.weights.layers[layer]),
         workspace_(context.workspace),
@@ -16,7 +16,8 @@ class LayerPass {
         kv_layer_(context.layout.layers[layer]),
         kv_pool_(context.layout.pools[kv_layer_.pool]),
         backend_(context.backend),
-        batch_(batch),
+        page_table_(block.page_tables[kv_layer_.pool]),
+        batch_(block.batch()),
         layer_(layer),
         probe_(probe) {}
 
@@ -46,8 +47,8 @@ class LayerPass {
                        .out = rows(workspace_.normed)});
     record("normed", rows(workspace_.normed));
 
-    TensorView projected(workspace_.projected.raw(), workspace_.projected.dtype(),
-                         {batch_.num_tokens, config_.in_proj_rows(layer_)});
+    const TensorView projected =
+        rows(workspace_.projected).slice_columns(0, config_.in_proj_rows(layer_));
     backend_.linear({.in = rows(workspace_.normed),
                      .weight = weights_.in_proj,
                      .bias = weights_.in_proj_bias,
@@ -79,7 +80,7 @@ class LayerPass {
             .num_kv_heads = config_.num_kv_heads,
             .head_dim = config_.head_dim,
             .value_head_dim = config_.value_head_dim,
-            .page_table = workspace_.page_tables[kv_layer_.pool].slice_rows(0, batch_.num_spans),
+            .page_table = page_table_,
             .num_meta_tokens = config_.num_meta_tokens,
             .meta_columns = kv_pool_.meta_columns,
             .ring_columns = kv_pool_.ring_columns};
@@ -198,7 +199,8 @@ class LayerPass {
   const KvLayer& kv_layer_;
   const KvPoolLayout& kv_pool_;
   Backend& backend_;
-  const BatchView& batch_;
+  const TensorView& page_table_;
+  const BatchView batch_;
   const int layer_;
   Probe* probe_;
 
@@ -207,25 +209,27 @@ class LayerPass {
 
 }  // namespace
 
-void forward_layers(const ForwardContext& context, const BatchView& batch, Probe* probe) {
-  context.backend.embed_tokens({.token_ids = batch.token_ids,
+void forward_layers(const ForwardContext& context, const StepBlock& block, Probe* probe) {
+  const int64_t num_tokens = block.token_ids.rows();
+  context.backend.embed_tokens({.token_ids = block.token_ids,
                                 .table = context.weights.embed_tokens,
                                 .meta = context.weights.meta_tokens,
-                                .out = context.workspace.residual.slice_rows(0, batch.num_tokens)});
+                                .out = context.workspace.residual.slice_rows(0, num_tokens)});
   for (int layer = 0; layer < context.config.num_layers(); ++layer) {
     if (context.stop) fail(ErrorCode::kAborted, "the model was stopped during a step");
-    LayerPass(context, batch, layer, probe).run();
+    LayerPass(context, block, layer, probe).run();
   }
 }
 
-TensorView forward_logits(const ForwardContext& context, int num_tokens, int num_rows) {
+TensorView forward_logits(const ForwardContext& context, int64_t num_tokens,
+                          const TensorView& rows) {
   const Workspace& w = context.workspace;
+  const int64_t num_rows = rows.rows();
   const TensorView picked = w.logit_residual.slice_rows(0, num_rows);
   const TensorView normed = w.logit_normed.slice_rows(0, num_rows);
   const TensorView logits = w.logits.slice_rows(0, num_rows);
-  context.backend.gather_rows({.in = w.residual.slice_rows(0, num_tokens),
-                               .rows = w.logit_rows.slice_rows(0, num_rows),
-                               .out = picked});
+  context.backend.gather_rows(
+      {.in = w.residual.slice_rows(0, num_tokens), .rows = rows, .out = picked});
   context.backend.rms_norm({.in = picked,
                             .weight = context.weights.final_norm,
                             .epsilon = context.config.rms_norm_eps,

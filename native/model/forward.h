@@ -6,6 +6,7 @@
 #include "model/cache.h"
 #include "model/config.h"
 #include "model/probe.h"
+#include "model/step_block.h"
 #include "model/weights.h"
 #include "model/workspace.h"
 #include "ops/ops.h"
@@ -23,13 +24,14 @@ struct ForwardContext {
   const std::atomic<bool>& stop;  // set from another thread: give up before the next layer
 };
 
-// From the step's token ids to the residual stream after the last layer, workspace.residual [T, C].
-// K/V, conv and SSM states of the batch's sequences are brought up to date on the way. `probe` may
-// be null. Throws kAborted when context.stop is set.
-void forward_layers(const ForwardContext& context, const BatchView& batch, Probe* probe);
+// `block` is the batch with its page tables. From the token ids to the residual stream after the
+// last layer, workspace.residual [T, C]. K/V, conv and SSM states of the batch's sequences are
+// brought up to date on the way. `probe` may be null. Throws kAborted when context.stop is set.
+void forward_layers(const ForwardContext& context, const StepBlock& block, Probe* probe);
 
-// The logits of rows workspace.logit_rows[0, num_rows): returns workspace.logits [num_rows, V] f32.
-// num_rows ≤ kLogitRows.
-TensorView forward_logits(const ForwardContext& context, int num_tokens, int num_rows);
+// The logits of up to kLogitRows rows, `rows` [K] i32, of a batch of `num_tokens`: [K, V] f32 in
+// workspace.logits.
+TensorView forward_logits(const ForwardContext& context, int64_t num_tokens,
+                          const TensorView& rows);
 
 }  // namespace hymba

@@ -1,18 +1,21 @@
 #include "model/model.h"
 
 #include <algorithm>
+#include <array>
+#include <cstring>
 #include <string>
 #include <string_view>
 
-#include "model/output_rows.h"
+#include "model/decode_batch.h"
 
 namespace hymba {
 namespace {
 
-size_t count_weights(const ModelConfig& config, const TensorTable& table, Backend& backend,
-                     Arena& arena) {
+size_t count_weights(const ModelConfig& config, const TensorTable& table, DType act,
+                     Backend& backend, Arena& arena) {
   const HostTensors tensors(table, /*describe_only=*/true);
-  return import_weights(config, tensors, backend, arena, /*counting=*/true, nullptr).borrowed_bytes;
+  return import_weights(config, tensors, act, backend, arena, /*counting=*/true, nullptr)
+      .borrowed_bytes;
 }
 
 // As embed_tokens reads them.
@@ -25,18 +28,14 @@ std::vector<int32_t> meta_token_ids(const ModelConfig& config) {
 // Copies what a pass computes to the host, as fp32.
 class TraceProbe final : public Probe {
  public:
-  TraceProbe(Backend& backend, std::span<const int> layers, const TensorView& state_slot)
+  TraceProbe(Backend& backend, std::span<const int> layers, int state_slot)
       : backend_(backend), layers_(layers), state_slot_(state_slot) {}
 
   void record(int layer, const char* name, const TensorView& view) override {
     if (std::find(layers_.begin(), layers_.end(), layer) == layers_.end()) return;
     TensorView rows = view;
     // States are recorded for all slots; the trace is about its own.
-    if (std::string_view(name) == "ssm.state") {
-      int32_t slot = 0;
-      backend_.download(&slot, state_slot_.raw(), sizeof slot);
-      rows = view.slice_rows(slot, 1);
-    }
+    if (std::string_view(name) == "ssm.state") rows = view.slice_rows(state_slot_, 1);
     TraceTensor tensor{.layer = layer, .name = name, .shape = {}, .values = {}};
     for (int i = 0; i < rows.rank(); ++i) tensor.shape.push_back(rows.dim(i));
     const size_t row_elements = rows.row_elements();
@@ -56,7 +55,7 @@ class TraceProbe final : public Probe {
  private:
   Backend& backend_;
   std::span<const int> layers_;
-  TensorView state_slot_;
+  const int state_slot_;
 };
 
 }  // namespace
@@ -65,9 +64,9 @@ MemoryPlan plan_memory(const ModelConfig& config, const ModelOptions& options,
                        const TensorTable& table, Backend& backend) {
   const KvLayout layout = make_kv_layout(config, options);
   Arena weights, cache, workspace;
-  const size_t borrowed_bytes = count_weights(config, table, backend, weights);
+  const size_t borrowed_bytes = count_weights(config, table, options.dtype, backend, weights);
   plan_cache(config, options, layout, cache);
-  plan_workspace(config, options, layout, workspace);
+  plan_workspace(config, options, layout, backend, workspace);
   return {.weight_bytes = borrowed_bytes + weights.bytes(),
           .cache_bytes = cache.bytes(),
           .workspace_bytes = workspace.bytes()};
@@ -84,7 +83,7 @@ Model::Model(ModelConfig config, const ModelOptions& options, const TensorTable&
       memory_(plan_memory(config_, options, table, *backend_)),
       table_(layout_) {
   Arena weights;
-  count_weights(config_, table, *backend_, weights);
+  count_weights(config_, table, options.dtype, *backend_, weights);
   weight_slab_ = backend_->allocate(weights.bytes());
   cache_slab_ = backend_->allocate(memory_.cache_bytes);
   workspace_slab_ = backend_->allocate(memory_.workspace_bytes);
@@ -95,11 +94,13 @@ Model::Model(ModelConfig config, const ModelOptions& options, const TensorTable&
     if (stop_) fail(ErrorCode::kAborted, "the model was stopped while it was loading");
     progress(fraction);
   };
-  weights_ = import_weights(config_, tensors, *backend_, weight_arena, /*counting=*/false, report);
+  weights_ = import_weights(config_, tensors, options.dtype, *backend_, weight_arena,
+                            /*counting=*/false, report);
   Arena cache_arena(cache_slab_->data(), cache_slab_->bytes());
   cache_ = plan_cache(config_, options_, layout_, cache_arena);
   Arena workspace_arena(workspace_slab_->data(), workspace_slab_->bytes());
-  workspace_ = plan_workspace(config_, options_, layout_, workspace_arena);
+  workspace_ = plan_workspace(config_, options_, layout_, *backend_, workspace_arena);
+  backend_->use_scratch(workspace_.scratch.raw(), workspace_.scratch.bytes());
 
   if (!workspace_.cos_sin.empty()) {
     const std::vector<float> cos_sin =
@@ -117,6 +118,7 @@ SequenceId Model::create_sequence() {
 void Model::release_sequence(SequenceId id) {
   const std::lock_guard lock(table_mutex_);
   table_.release(id);
+  drawn_.erase(id);
 }
 
 CacheUsage Model::usage() const {
@@ -139,17 +141,22 @@ ForwardContext Model::context() {
 // there.
 void Model::compute_meta_prefix() {
   const SequenceId id = table_.create_cold();
-  run_cold(id, meta_token_ids(config_), nullptr);
+  run_cold(id, meta_token_ids(config_));
   table_.adopt_prefix(id);
 }
 
-void Model::run_cold(SequenceId id, std::span<const int32_t> token_ids, Probe* probe) {
+void Model::run_cold(SequenceId id, std::span<const int32_t> token_ids) {
   const size_t chunk_tokens = options_.max_batch_tokens;
   for (size_t first = 0; first < token_ids.size(); first += chunk_tokens) {
     const auto chunk = token_ids.subspan(first, std::min(chunk_tokens, token_ids.size() - first));
     const SpanRequest request{.id = id, .num_tokens = static_cast<int>(chunk.size())};
-    const BatchView batch = begin_step(std::array{request}, chunk);
-    guarded([&] { run_layers(batch, probe); });
+    const StepBlocks step =
+        begin_step(std::array{request}, chunk, {.tokens = request.num_tokens, .spans = 1});
+    guarded([&] {
+      upload(step);
+      run_layers(step.device, nullptr);
+      backend_->synchronize();
+    });
   }
 }
 
@@ -163,7 +170,8 @@ void Model::check_token_ids(const std::string& where, std::span<const int32_t> i
 void Model::check_spans(std::span<const SpanInput> spans) const {
   for (size_t s = 0; s < spans.size(); ++s) {
     const SpanInput& span = spans[s];
-    check_token_ids("span " + std::to_string(s), span.tokens);
+    const bool recalls = span.tokens.size() == 1 && span.tokens[0] == kSampledToken;
+    if (!recalls) check_token_ids("span " + std::to_string(s), span.tokens);
     if (!span.targets.empty() && span.targets.size() != span.tokens.size())
       fail(ErrorCode::kInvalidArgument, "span ", s, ": ", span.targets.size(), " targets for ",
            span.tokens.size(), " tokens");
@@ -177,34 +185,93 @@ void Model::check_spans(std::span<const SpanInput> spans) const {
   }
 }
 
-std::vector<SpanOutput> Model::step(std::span<const SpanInput> spans) {
+// The device would take whatever was drawn last in the sequence's slot.
+void Model::check_drawn_before(std::span<const SpanInput> spans) const {
+  for (size_t s = 0; s < spans.size(); ++s)
+    if (!spans[s].tokens.empty() && spans[s].tokens[0] == kSampledToken &&
+        !drawn_.contains(spans[s].sequence))
+      fail(ErrorCode::kInvalidArgument, "span ", s,
+           ": goes on from the token drawn last, but the sequence's last step drew none");
+}
+
+PendingStep Model::submit(std::span<const SpanInput> spans) {
   if (lost_) throw *lost_;
   check_spans(spans);
+  {
+    const std::lock_guard lock(table_mutex_);
+    check_drawn_before(spans);
+  }
   std::vector<SpanRequest> requests;
   std::vector<int32_t> token_ids;
   for (const SpanInput& span : spans) {
     requests.push_back({span.sequence, static_cast<int>(span.tokens.size()), span.generated});
     token_ids.insert(token_ids.end(), span.tokens.begin(), span.tokens.end());
   }
-  const BatchView batch = begin_step(requests, token_ids);
-
-  std::vector<int32_t> state_slots(spans.size());
-  std::vector<int32_t> next_positions(spans.size());
-  const int32_t* uploaded = metadata_.data();
-  const auto host = [&](const TensorView& view) {
-    return uploaded + (view.data<int32_t>() - workspace_.token_ids.data<int32_t>());
-  };
-  for (size_t s = 0; s < spans.size(); ++s) {
-    state_slots[s] = host(workspace_.state_slot)[s];
-    next_positions[s] = host(workspace_.positions)[host(workspace_.span_offsets)[s + 1] - 1] + 1;
+  const OutputPlan plan(spans);
+  StepSize size{.tokens = static_cast<int64_t>(token_ids.size()),
+                .spans = static_cast<int64_t>(spans.size()),
+                .rows = static_cast<int64_t>(plan.rows.size()),
+                .sampled = static_cast<int64_t>(plan.num_sampled)};
+  // One token a sequence, one drawn for each: the steps that generation consists of.
+  const bool is_decode =
+      plan.only_draws() && size.tokens == size.spans && size.sampled == size.spans;
+  if (is_decode) {
+    const int64_t batch = decode_batch(
+        size.spans, std::min<int64_t>(options_.max_sequences, options_.max_batch_tokens));
+    size = {.tokens = batch, .spans = batch, .rows = batch, .sampled = batch};
   }
+  const StepBlocks step = begin_step(requests, token_ids, size);
+  fill_rows(spans, plan, step);
 
-  std::vector<SpanOutput> outputs;
+  PendingStep pending{
+      .outputs = std::vector<SpanOutput>(spans.size()), .draws = {}, .download = {}};
+  for (size_t i = 0; i < plan.num_sampled; ++i) {
+    const int span = plan.rows[i].span;
+    pending.draws.push_back({span, spans[span].sampling->row.num_top_logprobs});
+  }
   guarded([&] {
-    run_layers(batch, nullptr);
-    outputs = compute_outputs(context(), batch.num_tokens, spans, state_slots, next_positions);
+    upload(step);
+    if (is_decode) {
+      backend_->replayable(static_cast<uint64_t>(size.spans), [&] {
+        run_layers(step.device, nullptr);
+        draw_tokens(context(), step.device);
+      });
+    } else {
+      run_layers(step.device, nullptr);
+      draw_and_read_rows(context(), step.device, plan, pending.outputs);
+    }
+    if (plan.num_sampled > 0) {
+      Arena drawn;
+      lay_out_drawn(size.sampled, drawn);
+      pending.download = backend_->start_download(workspace_.drawn.raw(), drawn.bytes());
+      pending.num_drawn = size.sampled;
+    }
   });
-  return outputs;
+  return pending;
+}
+
+std::vector<SpanOutput> Model::collect(PendingStep step) {
+  if (step.download == nullptr) return std::move(step.outputs);
+  guarded([&] {
+    // Only read: a layout is of mutable memory.
+    void* bytes = const_cast<void*>(step.download->wait());
+    Arena layout;
+    lay_out_drawn(step.num_drawn, layout);
+    Arena arena(bytes, layout.bytes());
+    const DrawnTokens drawn = lay_out_drawn(step.num_drawn, arena);
+    for (size_t i = 0; i < step.draws.size(); ++i) {
+      const auto row = static_cast<int64_t>(i);
+      const int32_t* top_tokens = drawn.top_tokens.row<int32_t>(row);
+      const float* top_logprobs = drawn.top_logprobs.row<float>(row);
+      const int count = step.draws[i].num_top_logprobs;
+      step.outputs[step.draws[i].span].sampled =
+          SampledToken{.token = drawn.tokens.data<int32_t>()[i],
+                       .logprob = drawn.logprobs.data<float>()[i],
+                       .top_tokens = {top_tokens, top_tokens + count},
+                       .top_logprobs = {top_logprobs, top_logprobs + count}};
+    }
+  });
+  return std::move(step.outputs);
 }
 
 std::vector<TraceTensor> Model::trace(std::span<const int32_t> tokens,
@@ -223,74 +290,125 @@ std::vector<TraceTensor> Model::trace(std::span<const int32_t> tokens,
     const std::lock_guard lock(table_mutex_);
     id = table_.create_cold();
   }
-  TraceProbe probe(*backend_, layers, workspace_.state_slot);
   try {
-    run_cold(id, ids, &probe);
+    const SpanRequest request{.id = id, .num_tokens = static_cast<int>(ids.size())};
+    const StepBlocks step =
+        begin_step(std::array{request}, ids, {.tokens = request.num_tokens, .spans = 1});
+    TraceProbe probe(*backend_, layers, *step.host.state_slot.data<int32_t>());
+    guarded([&] {
+      upload(step);
+      run_layers(step.device, &probe);
+      backend_->synchronize();
+    });
+    release_sequence(id);
+    return std::move(probe.traced);
   } catch (...) {
     release_sequence(id);
     throw;
   }
-  release_sequence(id);
-  return std::move(probe.traced);
 }
 
-// Reserves what the spans need, lets their lengths advance, and puts the step's metadata where the
-// stages read them.
-BatchView Model::begin_step(std::span<const SpanRequest> requests,
-                            std::span<const int32_t> token_ids) {
-  const Workspace& w = workspace_;
-  const int64_t num_tokens = static_cast<int64_t>(token_ids.size());
-  const int64_t num_spans = static_cast<int64_t>(requests.size());
-  int32_t* const device = w.token_ids.data<int32_t>();
-  const TensorView& last = w.page_tables[KvPool::kWindow];
-  const int64_t block = last.data<int32_t>() + last.elements() - device;
-  metadata_.resize(block);
-  // The metadata buffers are neighbours: the host copy has the same offsets, and one upload brings
-  // all of them over.
-  const auto host = [&](const TensorView& view, int64_t count) {
-    return std::span<int32_t>(metadata_.data() + (view.data<int32_t>() - device), count);
+// Reserves what the spans need, lets their lengths advance, and writes the tables that the stages
+// read. A size of more spans than requests leaves padded lanes at the end.
+Model::StepBlocks Model::begin_step(std::span<const SpanRequest> requests,
+                                    std::span<const int32_t> token_ids, const StepSize& size) {
+  std::unique_lock lock(table_mutex_);
+  table_.begin_step(requests);  // refuses what does not fit
+  StepBlocks step;
+  Arena device(workspace_.step_block.raw(), workspace_.step_block.bytes());
+  step.device = lay_out_step(size, layout_, device);
+  step.bytes = device.bytes();
+  host_block_.assign(step.bytes, 0);
+  Arena host(host_block_.data(), step.bytes);
+  step.host = lay_out_step(size, layout_, host);
+
+  const StepBlock& block = step.host;
+  const auto num_tokens = static_cast<int64_t>(token_ids.size());
+  const auto num_spans = static_cast<int64_t>(requests.size());
+  const auto ints = [](const TensorView& view, int64_t rows) {
+    return std::span<int32_t>(view.data<int32_t>(), rows * view.row_elements());
   };
-
-  {
-    const std::lock_guard lock(table_mutex_);
-    table_.begin_step(requests);
-    const auto table_of = [&](KvPool pool) {
-      return host(w.page_tables[pool], num_spans * w.page_tables[pool].dim(1));
-    };
-    table_.fill({.positions = host(w.positions, num_tokens),
-                 .token_spans = host(w.token_spans, num_tokens),
-                 .span_offsets = host(w.span_offsets, num_spans + 1),
-                 .state_source = host(w.state_source, num_spans),
-                 .state_slot = host(w.state_slot, num_spans),
-                 .is_generated = host(w.is_generated, num_spans),
-                 .fresh = host(w.fresh, num_spans),
-                 .global_pages = table_of(KvPool::kGlobal),
-                 .window_pages = table_of(KvPool::kWindow)});
-    // Committed before it runs: steps run in the order in which they were begun, so that a page
-    // given back here is only ever written by a later one.
-    table_.end_step();
+  table_.fill({.positions = ints(block.positions, num_tokens),
+               .token_spans = ints(block.token_spans, num_tokens),
+               .span_offsets = ints(block.span_offsets, num_spans + 1),
+               .state_source = ints(block.state_source, num_spans),
+               .state_slot = ints(block.state_slot, num_spans),
+               .is_generated = ints(block.is_generated, num_spans),
+               .fresh = ints(block.fresh, num_spans),
+               .global_pages = ints(block.page_tables[KvPool::kGlobal], num_spans),
+               .window_pages = ints(block.page_tables[KvPool::kWindow], num_spans)});
+  // Committed before it runs: steps run in the order in which they were begun, so that a page
+  // given back here is only ever written by a later one.
+  table_.end_step();
+  lock.unlock();
+  std::copy(token_ids.begin(), token_ids.end(), block.token_ids.data<int32_t>());
+  for (int64_t lane = num_spans; lane < size.spans; ++lane) {
+    block.token_spans.data<int32_t>()[lane] = static_cast<int32_t>(lane);
+    block.span_offsets.data<int32_t>()[lane + 1] = static_cast<int32_t>(lane + 1);
+    block.state_source.data<int32_t>()[lane] = -1;
+    block.state_slot.data<int32_t>()[lane] = -1;
   }
-  std::copy(token_ids.begin(), token_ids.end(), host(w.token_ids, num_tokens).begin());
-  return {.num_tokens = static_cast<int>(num_tokens),
-          .num_spans = static_cast<int>(num_spans),
-          .token_ids = w.token_ids.slice_rows(0, num_tokens),
-          .positions = w.positions.slice_rows(0, num_tokens),
-          .token_spans = w.token_spans.slice_rows(0, num_tokens),
-          .span_offsets = w.span_offsets.slice_rows(0, num_spans + 1),
-          .state_source = w.state_source.slice_rows(0, num_spans),
-          .state_slot = w.state_slot.slice_rows(0, num_spans)};
+  return step;
 }
 
-void Model::run_layers(const BatchView& batch, Probe* probe) {
-  const Workspace& w = workspace_;
-  backend_->upload(w.token_ids.raw(), metadata_.data(), metadata_.size() * sizeof(int32_t));
-  backend_->count_tokens({.token_ids = batch.token_ids,
-                          .span_offsets = batch.span_offsets,
-                          .state_slot = batch.state_slot,
-                          .is_generated = w.is_generated.slice_rows(0, batch.num_spans),
-                          .fresh = w.fresh.slice_rows(0, batch.num_spans),
+// Which rows logits are worked out for, and how tokens are drawn from the first of them.
+void Model::fill_rows(std::span<const SpanInput> spans, const OutputPlan& plan,
+                      const StepBlocks& step) {
+  const StepBlock& block = step.host;
+  for (size_t i = 0; i < plan.rows.size(); ++i)
+    block.logit_rows.data<int32_t>()[i] = plan.rows[i].row;
+  std::vector<int32_t> bias_tokens;
+  std::vector<float> bias_values;
+  const auto num_sampled = static_cast<int64_t>(plan.num_sampled);
+  for (int64_t i = 0; i < block.sampled_slots.rows(); ++i) {
+    SamplingRow row{.temperature = 0};  // of a padded lane: greedy, and nobody looks
+    int32_t slot = -1;
+    if (i < num_sampled) {
+      const int span = plan.rows[i].span;
+      const SamplingRequest& request = *spans[span].sampling;
+      slot = block.state_slot.data<int32_t>()[span];
+      row = request.row;
+      row.position = block.positions.data<int32_t>()[plan.rows[i].row] + 1;
+      row.state_slot = slot;
+      row.bias_begin = static_cast<int32_t>(bias_tokens.size());
+      bias_tokens.insert(bias_tokens.end(), request.bias_tokens.begin(), request.bias_tokens.end());
+      bias_values.insert(bias_values.end(), request.bias_values.begin(), request.bias_values.end());
+      row.bias_end = static_cast<int32_t>(bias_tokens.size());
+    }
+    block.sampled_slots.data<int32_t>()[i] = slot;
+    std::memcpy(block.sampling_rows.row<int32_t>(i), &row, sizeof row);
+  }
+  if (!bias_tokens.empty())
+    guarded([&] {
+      const size_t bytes = bias_tokens.size() * sizeof(int32_t);
+      backend_->upload(workspace_.bias_tokens.raw(), bias_tokens.data(), bytes);
+      backend_->upload(workspace_.bias_values.raw(), bias_values.data(), bytes);
+    });
+  const std::lock_guard lock(table_mutex_);
+  for (const SpanInput& span : spans) {
+    if (span.sampling)
+      drawn_.insert(span.sequence);
+    else
+      drawn_.erase(span.sequence);
+  }
+}
+
+void Model::upload(const StepBlocks& step) {
+  backend_->upload(workspace_.step_block.raw(), host_block_.data(), step.bytes);
+}
+
+void Model::run_layers(const StepBlock& block, Probe* probe) {
+  backend_->recall_tokens({.token_ids = block.token_ids,
+                           .token_spans = block.token_spans,
+                           .state_slot = block.state_slot,
+                           .last_tokens = cache_.last_tokens});
+  backend_->count_tokens({.token_ids = block.token_ids,
+                          .span_offsets = block.span_offsets,
+                          .state_slot = block.state_slot,
+                          .is_generated = block.is_generated,
+                          .fresh = block.fresh,
                           .history = cache_.history});
-  forward_layers(context(), batch, probe);
+  forward_layers(context(), block, probe);
 }
 
 // Stages update states in place: one that fails half-way leaves sequences that are neither as
@@ -299,7 +417,6 @@ template <typename Fn>
 void Model::guarded(Fn&& run_stages) {
   try {
     run_stages();
-    backend_->synchronize();
   } catch (const Error& error) {
     lost_ = error;
   } catch (const std::exception& error) {

@@ -6,10 +6,13 @@
 #include <mutex>
 #include <optional>
 #include <span>
+#include <unordered_set>
 #include <vector>
 
 #include "cache/sequence_table.h"
 #include "model/forward.h"
+#include "model/output_rows.h"
+#include "model/pending_step.h"
 #include "model/step.h"
 
 namespace hymba {
@@ -24,7 +27,8 @@ struct MemoryPlan {
 MemoryPlan plan_memory(const ModelConfig& config, const ModelOptions& options,
                        const TensorTable& table, Backend& backend);
 
-// `step` and `trace` are called from one thread at a time; the other methods from any thread.
+// `submit`, `collect` and `trace` are called from one thread at a time; the other methods from any
+// thread.
 class Model {
  public:
   // Imports the weights and computes the meta prefix. Throws kModelFormat, kInvalidArgument,
@@ -40,7 +44,12 @@ class Model {
   // Runs the spans, one a sequence, in one forward pass. All or nothing: when it throws, no
   // sequence has changed. Should a stage itself fail, the model is lost, and every later step
   // throws that first error again.
-  std::vector<SpanOutput> step(std::span<const SpanInput> spans);
+  //
+  // The results are there once the step is ready. Steps run in the order of their submission, and
+  // the next one may be submitted meanwhile.
+  PendingStep submit(std::span<const SpanInput> spans);
+  // Waits for a step. Throws what went wrong on the device; then the model is lost.
+  std::vector<SpanOutput> collect(PendingStep step);
 
   // One pass over the meta tokens and `tokens` from nothing, in a sequence of its own: every
   // activation of the given layers, M + T rows each.
@@ -51,12 +60,23 @@ class Model {
   const MemoryPlan& memory() const { return memory_; }
 
  private:
+  // A step's block on the device and the host's copy of it.
+  struct StepBlocks {
+    StepBlock device;
+    StepBlock host;
+    size_t bytes = 0;
+  };
+
   void compute_meta_prefix();
-  void run_cold(SequenceId id, std::span<const int32_t> token_ids, Probe* probe);
+  void run_cold(SequenceId id, std::span<const int32_t> token_ids);
   void check_token_ids(const std::string& where, std::span<const int32_t> ids) const;
   void check_spans(std::span<const SpanInput> spans) const;
-  BatchView begin_step(std::span<const SpanRequest> requests, std::span<const int32_t> token_ids);
-  void run_layers(const BatchView& batch, Probe* probe);
+  void check_drawn_before(std::span<const SpanInput> spans) const;
+  StepBlocks begin_step(std::span<const SpanRequest> requests, std::span<const int32_t> token_ids,
+                        const StepSize& size);
+  void fill_rows(std::span<const SpanInput> spans, const OutputPlan& plan, const StepBlocks& step);
+  void upload(const StepBlocks& step);
+  void run_layers(const StepBlock& block, Probe* probe);
   template <typename Fn>
   void guarded(Fn&& run_stages);
   ForwardContext context();
@@ -73,8 +93,9 @@ class Model {
   Workspace workspace_;
 
   mutable std::mutex table_mutex_;
-  SequenceTable table_;            // guarded by table_mutex_
-  std::vector<int32_t> metadata_;  // of the running step, as uploaded
+  SequenceTable table_;                   // guarded by table_mutex_
+  std::unordered_set<SequenceId> drawn_;  // whose last step drew a token; guarded by table_mutex_
+  std::vector<char> host_block_;          // of the step that is being submitted
   std::optional<Error> lost_;
 };
 

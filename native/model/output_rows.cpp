@@ -1,165 +1,124 @@
 #include "model/output_rows.h"
 
 #include <algorithm>
-#include <cstring>
 
 namespace hymba {
 namespace {
 
-// One row of the step's output that something is wanted of.
-struct OutputRow {
-  int32_t row = 0;  // among the step's tokens
-  int span = 0;
-  bool logits = false;
-  bool sample = false;
-  int32_t target = -1;
-};
-
-std::vector<OutputRow> wanted_rows(std::span<const SpanInput> spans) {
-  std::vector<OutputRow> rows;
-  int32_t row = 0;
-  for (size_t s = 0; s < spans.size(); ++s) {
-    const SpanInput& span = spans[s];
-    for (size_t t = 0; t < span.tokens.size(); ++t, ++row) {
-      const bool last = t + 1 == span.tokens.size();
-      OutputRow wanted{.row = row, .span = static_cast<int>(s)};
-      wanted.logits =
-          span.logits == LogitsWanted::kAll || (last && span.logits == LogitsWanted::kLast);
-      wanted.sample = last && span.sampling.has_value();
-      if (!span.targets.empty()) wanted.target = span.targets[t];
-      if (wanted.logits || wanted.sample || wanted.target >= 0) rows.push_back(wanted);
-    }
-  }
-  return rows;
-}
-
-// Up to kLogitRows rows, worked out together.
+// Up to kLogitRows rows of a block, worked out together.
 class OutputChunk {
  public:
-  OutputChunk(const ForwardContext& context, int num_tokens, std::span<const OutputRow> rows)
-      : workspace_(context.workspace), backend_(context.backend), rows_(rows) {
-    std::vector<int32_t> indices;
-    for (const OutputRow& row : rows) indices.push_back(row.row);
-    upload(workspace_.logit_rows, indices);
-    logits_ = forward_logits(context, num_tokens, static_cast<int>(rows.size()));
+  OutputChunk(const ForwardContext& context, const StepBlock& block, int64_t first)
+      : context_(context),
+        block_(block),
+        first_(first),
+        count_(std::min<int64_t>(kLogitRows, block.logit_rows.rows() - first)),
+        logits_(forward_logits(context, block.token_ids.rows(),
+                               block.logit_rows.slice_rows(first, count_))) {}
+
+  void draw() {
+    const int64_t count = std::min(count_, block_.sampled_slots.rows() - first_);
+    if (count <= 0) return;
+    const Workspace& w = context_.workspace;
+    Arena arena(w.drawn.raw(), w.drawn.bytes());
+    const DrawnTokens drawn = lay_out_drawn(block_.sampled_slots.rows(), arena);
+    const auto part = [&](const TensorView& view) { return view.slice_rows(first_, count); };
+    context_.backend.sample({.logits = logits_.slice_rows(0, count),
+                             .rows = part(block_.sampling_rows),
+                             .bias_tokens = w.bias_tokens,
+                             .bias_values = w.bias_values,
+                             .history = context_.cache.history,
+                             .token = part(drawn.tokens),
+                             .logprob = part(drawn.logprobs),
+                             .top_tokens = part(drawn.top_tokens),
+                             .top_logprobs = part(drawn.top_logprobs)});
+    context_.backend.remember_tokens({.tokens = part(drawn.tokens),
+                                      .slots = part(block_.sampled_slots),
+                                      .last_tokens = context_.cache.last_tokens});
   }
 
-  void copy_logits(std::vector<SpanOutput>& outputs) {
-    for (size_t i = 0; i < rows_.size(); ++i) {
-      if (!rows_[i].logits) continue;
-      std::vector<float>& logits = outputs[rows_[i].span].logits;
-      const size_t before = logits.size();
-      logits.resize(before + logits_.dim(1));
-      backend_.download(logits.data() + before, logits_.row<float>(static_cast<int64_t>(i)),
-                        logits_.dim(1) * sizeof(float));
+  void read_logits(std::span<const OutputRow> rows, std::vector<SpanOutput>& outputs) {
+    const int64_t vocab_size = logits_.dim(1);
+    for (size_t i = 0; i < rows.size(); ++i) {
+      if (rows[i].logits_idx < 0) continue;
+      std::vector<float>& logits = outputs[rows[i].span].logits;
+      const size_t begin = rows[i].logits_idx * vocab_size;
+      logits.resize(std::max(logits.size(), begin + vocab_size));
+      context_.backend.download(logits.data() + begin, logits_.row<float>(static_cast<int64_t>(i)),
+                                vocab_size * sizeof(float));
     }
   }
 
-  void score_targets(std::vector<SpanOutput>& outputs) {
+  void read_targets(std::span<const OutputRow> rows, std::vector<SpanOutput>& outputs) {
+    const Workspace& w = context_.workspace;
     std::vector<int32_t> targets;
-    for (const OutputRow& row : rows_) targets.push_back(std::max(row.target, 0));
-    upload(workspace_.targets, targets);
-    backend_.token_logprobs({.logits = logits_,
-                             .tokens = head(workspace_.targets),
-                             .logprob = head(workspace_.target_logprobs)});
-    const auto logprobs = download<float>(workspace_.target_logprobs);
-    for (size_t i = 0; i < rows_.size(); ++i)
-      if (rows_[i].target >= 0) outputs[rows_[i].span].target_logprobs.push_back(logprobs[i]);
-  }
-
-  void sample(const CacheViews& cache, std::span<const SpanInput> spans,
-              std::span<const int32_t> state_slots, std::span<const int32_t> positions,
-              std::vector<SpanOutput>& outputs) {
-    // Rows that nothing is drawn from go through with the settings of a greedy draw, whose result
-    // is not looked at.
-    std::vector<SamplingRow> sampling(rows_.size(), SamplingRow{.temperature = 0});
-    std::vector<int32_t> bias_tokens;
-    std::vector<float> bias_values;
-    for (size_t i = 0; i < rows_.size(); ++i) {
-      if (!rows_[i].sample) continue;
-      const int span = rows_[i].span;
-      const SamplingRequest& request = *spans[span].sampling;
-      sampling[i] = request.row;
-      sampling[i].position = positions[span];
-      sampling[i].state_slot = state_slots[span];
-      sampling[i].bias_begin = static_cast<int32_t>(bias_tokens.size());
-      bias_tokens.insert(bias_tokens.end(), request.bias_tokens.begin(), request.bias_tokens.end());
-      bias_values.insert(bias_values.end(), request.bias_values.begin(), request.bias_values.end());
-      sampling[i].bias_end = static_cast<int32_t>(bias_tokens.size());
-    }
-    upload(workspace_.sampling_rows, sampling);
-    upload(workspace_.bias_tokens, bias_tokens);
-    upload(workspace_.bias_values, bias_values);
-    backend_.sample({.logits = logits_,
-                     .rows = head(workspace_.sampling_rows),
-                     .bias_tokens = workspace_.bias_tokens,
-                     .bias_values = workspace_.bias_values,
-                     .history = cache.history,
-                     .token = head(workspace_.tokens),
-                     .logprob = head(workspace_.logprobs),
-                     .top_tokens = head(workspace_.top_tokens),
-                     .top_logprobs = head(workspace_.top_logprobs)});
-    const auto tokens = download<int32_t>(workspace_.tokens);
-    const auto logprobs = download<float>(workspace_.logprobs);
-    const auto top_tokens = download<int32_t>(workspace_.top_tokens);
-    const auto top_logprobs = download<float>(workspace_.top_logprobs);
-    for (size_t i = 0; i < rows_.size(); ++i) {
-      if (!rows_[i].sample) continue;
-      const size_t first = i * kMaxTopLogprobs;
-      const size_t end = first + sampling[i].num_top_logprobs;
-      outputs[rows_[i].span].sampled =
-          SampledToken{.token = tokens[i],
-                       .logprob = logprobs[i],
-                       .top_tokens = {top_tokens.begin() + first, top_tokens.begin() + end},
-                       .top_logprobs = {top_logprobs.begin() + first, top_logprobs.begin() + end}};
+    for (const OutputRow& row : rows) targets.push_back(std::max(row.target, 0));
+    context_.backend.upload(w.targets.raw(), targets.data(), targets.size() * sizeof(int32_t));
+    const TensorView logprob = w.target_logprobs.slice_rows(0, count_);
+    context_.backend.token_logprobs(
+        {.logits = logits_, .tokens = w.targets.slice_rows(0, count_), .logprob = logprob});
+    std::vector<float> values(count_);
+    context_.backend.download(values.data(), logprob.raw(), logprob.bytes());
+    for (size_t i = 0; i < rows.size(); ++i) {
+      if (rows[i].target_idx < 0) continue;
+      std::vector<float>& out = outputs[rows[i].span].target_logprobs;
+      out.resize(std::max<size_t>(out.size(), rows[i].target_idx + 1));
+      out[rows[i].target_idx] = values[i];
     }
   }
 
  private:
-  TensorView head(const TensorView& view) const {
-    return view.slice_rows(0, static_cast<int64_t>(rows_.size()));
-  }
-
-  template <typename T>
-  void upload(const TensorView& view, const std::vector<T>& values) {
-    check(values.size() * sizeof(T) <= view.bytes(), "output rows: ", values.size() * sizeof(T),
-          " bytes for a buffer of ", view.bytes());
-    backend_.upload(view.raw(), values.data(), values.size() * sizeof(T));
-  }
-
-  template <typename T>
-  std::vector<T> download(const TensorView& view) {
-    const TensorView rows = head(view);
-    std::vector<T> values(rows.elements());
-    backend_.download(values.data(), rows.raw(), rows.bytes());
-    return values;
-  }
-
-  const Workspace& workspace_;
-  Backend& backend_;
-  std::span<const OutputRow> rows_;
-  TensorView logits_;
+  const ForwardContext& context_;
+  const StepBlock& block_;
+  const int64_t first_;
+  const int64_t count_;
+  const TensorView logits_;  // [count, V]
 };
 
 }  // namespace
 
-std::vector<SpanOutput> compute_outputs(const ForwardContext& context, int num_tokens,
-                                        std::span<const SpanInput> spans,
-                                        std::span<const int32_t> state_slots,
-                                        std::span<const int32_t> positions) {
-  std::vector<SpanOutput> outputs(spans.size());
-  const std::vector<OutputRow> rows = wanted_rows(spans);
-  for (size_t first = 0; first < rows.size(); first += kLogitRows) {
-    const std::span<const OutputRow> chunk(rows.data() + first,
-                                           std::min<size_t>(kLogitRows, rows.size() - first));
-    const auto any = [&](auto wanted) { return std::any_of(chunk.begin(), chunk.end(), wanted); };
-    OutputChunk output(context, num_tokens, chunk);
-    output.copy_logits(outputs);
-    if (any([](const OutputRow& row) { return row.target >= 0; })) output.score_targets(outputs);
-    if (any([](const OutputRow& row) { return row.sample; }))
-      output.sample(context.cache, spans, state_slots, positions, outputs);
+OutputPlan::OutputPlan(std::span<const SpanInput> spans) {
+  std::vector<OutputRow> others;
+  int32_t row = 0;
+  for (size_t s = 0; s < spans.size(); ++s) {
+    const SpanInput& span = spans[s];
+    int num_logits = 0, num_targets = 0;
+    for (size_t t = 0; t < span.tokens.size(); ++t, ++row) {
+      const bool last = t + 1 == span.tokens.size();
+      OutputRow wanted{.row = row, .span = static_cast<int>(s)};
+      if (span.logits == LogitsWanted::kAll || (last && span.logits == LogitsWanted::kLast))
+        wanted.logits_idx = num_logits++;
+      if (!span.targets.empty() && span.targets[t] >= 0) {
+        wanted.target = span.targets[t];
+        wanted.target_idx = num_targets++;
+      }
+      wants_logits = wants_logits || wanted.logits_idx >= 0;
+      wants_targets = wants_targets || wanted.target_idx >= 0;
+      if (last && span.sampling.has_value())
+        rows.push_back(wanted);
+      else if (wanted.logits_idx >= 0 || wanted.target_idx >= 0)
+        others.push_back(wanted);
+    }
   }
-  return outputs;
+  num_sampled = rows.size();
+  rows.insert(rows.end(), others.begin(), others.end());
+}
+
+void draw_tokens(const ForwardContext& context, const StepBlock& block) {
+  for (int64_t first = 0; first < block.sampled_slots.rows(); first += kLogitRows)
+    OutputChunk(context, block, first).draw();
+}
+
+void draw_and_read_rows(const ForwardContext& context, const StepBlock& block,
+                        const OutputPlan& plan, std::vector<SpanOutput>& outputs) {
+  for (size_t first = 0; first < plan.rows.size(); first += kLogitRows) {
+    const std::span<const OutputRow> rows(plan.rows.data() + first,
+                                          std::min<size_t>(kLogitRows, plan.rows.size() - first));
+    OutputChunk chunk(context, block, static_cast<int64_t>(first));
+    chunk.draw();
+    if (plan.wants_logits) chunk.read_logits(rows, outputs);
+    if (plan.wants_targets) chunk.read_targets(rows, outputs);
+  }
 }
 
 }  // namespace hymba

@@ -1,4 +1,4 @@
-// After the layers: logits, sampled tokens and log-probabilities for the rows of a step that
+// After the layers: logits, drawn tokens and log-probabilities for the rows of a step that
 // something is wanted of.
 #pragma once
 
@@ -7,14 +7,38 @@
 
 #include "model/forward.h"
 #include "model/step.h"
+#include "model/step_block.h"
 
 namespace hymba {
 
-// Works through the wanted rows, kLogitRows at a time. `state_slots` and `positions` are the spans'
-// slots and the positions of the tokens that would be drawn next.
-std::vector<SpanOutput> compute_outputs(const ForwardContext& context, int num_tokens,
-                                        std::span<const SpanInput> spans,
-                                        std::span<const int32_t> state_slots,
-                                        std::span<const int32_t> positions);
+// One row of the step's output that something is wanted of.
+struct OutputRow {
+  int32_t row = 0;  // among the step's tokens
+  int span = 0;
+  int logits_idx = -1;  // place among the span's rows of logits; -1: none are wanted
+  int target_idx = -1;  // place among the span's targets; -1: none
+  int32_t target = -1;
+};
+
+// The rows of a step, those that tokens are drawn of first.
+struct OutputPlan {
+  explicit OutputPlan(std::span<const SpanInput> spans);
+
+  std::vector<OutputRow> rows;
+  size_t num_sampled = 0;
+  bool wants_logits = false;
+  bool wants_targets = false;
+
+  // Whether the host needs nothing but the drawn tokens: the stages need not be waited for then.
+  bool only_draws() const { return !wants_logits && !wants_targets; }
+};
+
+// Draws the tokens of the block's first D rows into workspace.drawn, and remembers them as their
+// sequences' last.
+void draw_tokens(const ForwardContext& context, const StepBlock& block);
+
+// The same, and brings logits and the targets' log-probabilities of all rows to the host.
+void draw_and_read_rows(const ForwardContext& context, const StepBlock& block,
+                        const OutputPlan& plan, std::vector<SpanOutput>& outputs);
 
 }  // namespace hymba

@@ -24,6 +24,8 @@ struct SamplingRequest {
 // The next tokens of one sequence, and what is wanted for them.
 struct SpanInput {
   SequenceId sequence = 0;
+  // kSampledToken alone: the token that the step before drew for this sequence, whose result need
+  // not have been looked at.
   std::vector<int32_t> tokens;
   bool generated = false;
   LogitsWanted logits = LogitsWanted::kNone;

@@ -9,9 +9,10 @@ namespace {
 // Brings tensors over one by one, under the names of the published checkpoint.
 class Importer {
  public:
-  Importer(const HostTensors& tensors, Backend& backend, Arena& arena, bool counting,
+  Importer(const HostTensors& tensors, DType act, Backend& backend, Arena& arena, bool counting,
            Weights& weights)
       : tensors_(tensors),
+        act_(act),
         backend_(backend),
         arena_(arena),
         counting_(counting),
@@ -19,14 +20,14 @@ class Importer {
 
   Matrix matrix(const std::string& name, int64_t rows, int64_t cols) {
     const HostTensor tensor = get(name, rows, cols);
-    return backend_.import_matrix(std::array{tensor.view}, arena_);
+    return backend_.import_matrix(std::array{tensor.view}, act_, arena_);
   }
 
   Matrix matrix_pair(const std::string& first, const std::string& second, int64_t rows,
                      int64_t cols) {
     const HostTensor a = get(first, rows, cols);
     const HostTensor b = get(second, rows, cols);
-    return backend_.import_matrix(std::array{a.view, b.view}, arena_);
+    return backend_.import_matrix(std::array{a.view, b.view}, act_, arena_);
   }
 
   TensorView vector(const std::string& name, int64_t size) {
@@ -91,6 +92,7 @@ class Importer {
   }
 
   const HostTensors& tensors_;
+  const DType act_;
   Backend& backend_;
   Arena& arena_;
   bool counting_;
@@ -146,10 +148,10 @@ LayerWeights import_layer(const ModelConfig& config, int layer, Importer& import
 
 }  // namespace
 
-Weights import_weights(const ModelConfig& config, const HostTensors& tensors, Backend& backend,
-                       Arena& arena, bool counting, const Progress& progress) {
+Weights import_weights(const ModelConfig& config, const HostTensors& tensors, DType act,
+                       Backend& backend, Arena& arena, bool counting, const Progress& progress) {
   Weights weights;
-  Importer import(tensors, backend, arena, counting, weights);
+  Importer import(tensors, act, backend, arena, counting, weights);
   const int64_t hidden = config.hidden_size;
   weights.embed_tokens = import.matrix("model.embed_tokens.weight", config.vocab_size, hidden);
   if (config.num_meta_tokens > 0)

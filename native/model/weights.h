@@ -50,7 +50,7 @@ using Progress = std::function<void(double fraction)>;
 
 // Imports all tensors, taking backend memory from the arena; with a counting arena only sizes are
 // looked at.
-Weights import_weights(const ModelConfig& config, const HostTensors& tensors, Backend& backend,
-                       Arena& arena, bool counting, const Progress& progress);
+Weights import_weights(const ModelConfig& config, const HostTensors& tensors, DType act,
+                       Backend& backend, Arena& arena, bool counting, const Progress& progress);
 
 }  // namespace hymba

@@ -1,9 +1,11 @@
-// Memory that a step works in: its metadata, the activations, and the logits of a chunk of rows.
+// Memory that a step works in: its metadata, the activations, the logits of a chunk of rows, and
+// what the backend needs.
 #pragma once
 
 #include "cache/kv_layout.h"
 #include "core/arena.h"
 #include "model/config.h"
+#include "ops/ops.h"
 
 namespace hymba {
 
@@ -11,18 +13,12 @@ namespace hymba {
 // 128 rows fill a GPU's tiles.
 inline constexpr int kLogitRows = 128;
 
-// T = max_batch_tokens, S = max_sequences, R = kLogitRows.
+// T = max_batch_tokens, S = max_sequences, R = kLogitRows. Rows of activations start on multiples
+// of 16 bytes: matrix products read them in pieces of that size.
 struct Workspace {
-  // Metadata of the step, one block of i32 that is uploaded in one piece.
-  TensorView token_ids;             // [T]
-  TensorView positions;             // [T]
-  TensorView token_spans;           // [T]
-  TensorView span_offsets;          // [S+1]
-  TensorView state_source;          // [S]
-  TensorView state_slot;            // [S]
-  TensorView is_generated;          // [S]
-  TensorView fresh;                 // [S]
-  PerPool<TensorView> page_tables;  // [S, columns]
+  TensorView step_block;  // [bytes/4] i32: a StepBlock of at most T tokens and S spans
+  TensorView drawn;       // [bytes/4] i32: DrawnTokens of at most S rows
+  TensorView scratch;     // [bytes/4] i32, the backend's own
 
   TensorView cos_sin;  // [positions, Dk] f32, constant after load
 
@@ -37,25 +33,19 @@ struct Workspace {
   TensorView fused;      // [T, E] act
   TensorView mlp;        // [T, F] act
 
-  TensorView logit_rows;       // [R] i32
   TensorView logit_residual;   // [R, C] f32
   TensorView logit_normed;     // [R, C] act
   TensorView logits;           // [R, V] f32
   TensorView targets;          // [R] i32
   TensorView target_logprobs;  // [R] f32
-  TensorView sampling_rows;    // [R, sizeof(SamplingRow)/4] i32
-  TensorView bias_tokens;      // [R·kMaxLogitBias] i32
-  TensorView bias_values;      // [R·kMaxLogitBias] f32
-  TensorView tokens;           // [R] i32
-  TensorView logprobs;         // [R] f32
-  TensorView top_tokens;       // [R, kMaxTopLogprobs] i32
-  TensorView top_logprobs;     // [R, kMaxTopLogprobs] f32
+  TensorView bias_tokens;      // [S·kMaxLogitBias] i32
+  TensorView bias_values;      // [S·kMaxLogitBias] f32
 };
 
 // Entries of logit bias that a row can have. The same limit as the OpenAI API's.
 inline constexpr int kMaxLogitBias = 300;
 
 Workspace plan_workspace(const ModelConfig& config, const ModelOptions& options,
-                         const KvLayout& layout, Arena& arena);
+                         const KvLayout& layout, const Backend& backend, Arena& arena);
 
 }  // namespace hymba

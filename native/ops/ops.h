@@ -8,6 +8,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 
@@ -41,7 +42,7 @@ struct BatchView {
   TensorView span_offsets;  // [S+1] i32, span s owns rows [offsets[s], offsets[s+1])
   TensorView state_source;  // [S] i32, state slot that a span goes on from; -1: from zeros
   TensorView state_slot;    // [S] i32, state slot that it leaves its state in; -1: a padded lane,
-                            // computed like any other but leaving the cache alone
+                            // whose rows mean nothing and which no stage touches the cache for
 };
 
 // out[t] = table[id] or meta[-1-id].
@@ -167,6 +168,44 @@ struct FuseHeadsArgs {
   TensorView out;  // [T, E] act
 };
 
+// token_ids[s] ← last_tokens[state_slot[s]] wherever it is kSampledToken: the token that was drawn
+// for the sequence last, which the host need not have seen yet. One token a span in such a step.
+inline constexpr int32_t kSampledToken = INT32_MIN;
+struct RecallTokensArgs {
+  TensorView token_ids;    // [T] i32, in place
+  TensorView token_spans;  // [T] i32
+  TensorView state_slot;   // [S] i32
+  TensorView last_tokens;  // [slots] i32
+};
+
+// last_tokens[state_slot[i]] ← tokens[i].
+struct RememberTokensArgs {
+  TensorView tokens;       // [K] i32
+  TensorView slots;        // [K] i32; -1: nothing to remember
+  TensorView last_tokens;  // [slots] i32
+};
+
+// The largest extents of the stages' Args in one model's steps: what scratch memory is planned for.
+struct StageLimits {
+  int64_t max_tokens = 0;
+  int64_t max_spans = 0;
+  int64_t max_logit_rows = 0;
+  int64_t num_heads = 0;
+  int64_t value_head_dim = 0;
+  int64_t max_page_columns = 0;  // of a page table row
+  int64_t x_proj_rows = 0;       // R + 2N
+  int64_t vocab_size = 0;
+};
+
+// A copy to the host under way.
+class Download {
+ public:
+  virtual ~Download() = default;
+  virtual bool ready() const = 0;
+  // Waits for it. The bytes live as long as the object.
+  virtual const void* wait() = 0;
+};
+
 // Memory of a backend, freed with the object. New memory reads as zero.
 class Slab {
  public:
@@ -186,14 +225,31 @@ class Backend {
   virtual ~Backend() = default;
 
   virtual std::unique_ptr<Slab> allocate(size_t bytes) = 0;
+  // In the order of the stages. The host memory may be reused as soon as the call returns.
   virtual void upload(void* to, const void* from_host, size_t bytes) = 0;
-  virtual void download(void* to_host, const void* from, size_t bytes) = 0;
+  virtual void copy(void* to, const void* from, size_t bytes) = 0;
   virtual void fill_zero(const TensorView& view) = 0;
+  // Waits for what was called before.
   virtual void synchronize() = 0;
+  virtual void download(void* to_host, const void* from, size_t bytes) = 0;
+  // A download that does not wait. The object must not outlive the backend.
+  virtual std::unique_ptr<Download> start_download(const void* from, size_t bytes) = 0;
+
+  // Calls `stages`, which may only call stages. Under the same key they must be the same stages on
+  // the same memory every time: a backend may then record them once and replay them from there on.
+  virtual void replayable(uint64_t key, const std::function<void()>& stages) = 0;
+
+  // Memory that the stages need to work in, and its hand-over before the first stage.
+  virtual size_t scratch_bytes(const StageLimits& limits) const = 0;
+  virtual void use_scratch(void* memory, size_t bytes) = 0;
+
+  // How long the device works on what `stages` calls, in milliseconds.
+  virtual double elapsed_ms(const std::function<void()>& stages) = 0;
 
   // Brings a matrix from host memory into the form of this backend. Takes what it needs from the
   // arena: with a counting arena that is all it does.
-  virtual Matrix import_matrix(std::span<const TensorView> row_blocks, Arena& arena) = 0;
+  // `act` is the dtype of the activations that it will be multiplied by.
+  virtual Matrix import_matrix(std::span<const TensorView> row_blocks, DType act, Arena& arena) = 0;
   // Whether imported matrices go on pointing at the host memory that they came from.
   virtual bool borrows_host_weights() const = 0;
 
@@ -212,6 +268,8 @@ class Backend {
   void count_tokens(const CountTokensArgs& args);
   void sample(const SampleArgs& args);
   void token_logprobs(const TokenLogprobsArgs& args);
+  void recall_tokens(const RecallTokensArgs& args);
+  void remember_tokens(const RememberTokensArgs& args);
 
  protected:
   virtual void run(const EmbedTokensArgs& args) = 0;
@@ -229,6 +287,8 @@ class Backend {
   virtual void run(const CountTokensArgs& args) = 0;
   virtual void run(const SampleArgs& args) = 0;
   virtual void run(const TokenLogprobsArgs& args) = 0;
+  virtual void run(const RecallTokensArgs& args) = 0;
+  virtual void run(const RememberTokensArgs& args) = 0;
 };
 
 }  // namespace hymba

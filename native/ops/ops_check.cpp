@@ -291,4 +291,19 @@ void Backend::token_logprobs(const TokenLogprobsArgs& args) {
   run(args);
 }
 
+void Backend::recall_tokens(const RecallTokensArgs& args) {
+  const StageCheck check("recall_tokens");
+  check.shape("token_spans", args.token_spans, {args.token_ids.rows()});
+  check.shape("state_slot", args.state_slot, {-1});
+  check.shape("last_tokens", args.last_tokens, {-1});
+  run(args);
+}
+
+void Backend::remember_tokens(const RememberTokensArgs& args) {
+  const StageCheck check("remember_tokens");
+  check.shape("slots", args.slots, {args.tokens.rows()});
+  check.shape("last_tokens", args.last_tokens, {-1});
+  run(args);
+}
+
 }  // namespace hymba

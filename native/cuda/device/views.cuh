@@ -23,7 +23,7 @@ struct Rows {
 };
 
 // BatchView on the device. A span whose state slot is below 0 is a padded lane of a captured graph:
-// its rows are computed like any other, but it touches no cache.
+// its rows mean nothing, and it touches no cache.
 struct DeviceBatch {
   const int32_t* token_ids;
   const int32_t* positions;

@@ -18,8 +18,10 @@ std::string run_probe_kernel() {
   cudaError_t error = cudaMalloc(&out, kProbeThreads * sizeof(int));
   std::array<int, kProbeThreads> host{};
   if (error == cudaSuccess) {
-    probe_kernel<<<1, kProbeThreads>>>(out);
-    error = cudaGetLastError();
+    cudaLaunchConfig_t config{};
+    config.gridDim = 1;
+    config.blockDim = kProbeThreads;
+    error = cudaLaunchKernelEx(&config, probe_kernel, out);
     if (error == cudaSuccess)
       error = cudaMemcpy(host.data(), out, sizeof host, cudaMemcpyDeviceToHost);
     cudaFree(out);

@@ -1,0 +1,451 @@
+// Streams, events, graphs, launches, and what the emulated device says about itself.
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <deque>
+#include <unordered_map>
+
+#include "emulator/device.h"
+#include "emulator/guarded_memory.h"
+#include "emulator/launch.h"
+#include "emulator/symbols.h"
+
+struct CUgraph_st {
+  std::vector<emulator::Operation> operations;
+};
+struct CUgraphExec_st {
+  std::shared_ptr<const std::vector<emulator::Operation>> operations;
+};
+struct CUstream_st {
+  std::unique_ptr<CUgraph_st> captured;  // while a capture is on
+};
+struct CUevent_st {
+  std::shared_ptr<double> seconds = std::make_shared<double>(-1.0);
+};
+
+namespace emulator {
+namespace {
+
+// A host that enqueues this much without ever waiting has the device start.
+constexpr size_t kMaxQueued = 4096;
+
+struct Device {
+  // One queue for all streams: the order of calls is an order that CUDA may choose, too.
+  std::deque<Operation> queue;
+  bool is_running = false;
+  int num_captures = 0;
+  cudaError_t lost = cudaSuccess;
+  std::string lost_text;
+  cudaError_t last_error = cudaSuccess;
+  std::unordered_map<const void*, int> dynamic_shared_limits;
+};
+
+Device device;
+
+void drain() {
+  if (device.is_running) return;  // a host function that calls the runtime
+  device.is_running = true;
+  while (!device.queue.empty()) {
+    const Operation operation = std::move(device.queue.front());
+    device.queue.pop_front();
+    if (device.lost == cudaSuccess) operation();
+  }
+  device.is_running = false;
+}
+
+void run_and_check(const Grid& grid) {
+  // Only the first failure counts: what follows works with its results.
+  if (device.lost != cudaSuccess) return;
+  const GridResult result = run_grid(grid);
+  if (result.error != cudaSuccess) return fail_device(result.error, result.message);
+  const std::string overrun = find_overrun();
+  if (!overrun.empty())
+    fail_device(cudaErrorIllegalAddress, "kernel " + symbol_name(grid.kernel) + ": " + overrun);
+}
+
+cudaError_t done(const std::function<void()>& body) {
+  return runtime_call([&] {
+    body();
+    return cudaSuccess;
+  });
+}
+
+double now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+}  // namespace
+
+std::recursive_mutex& device_mutex() {
+  static std::recursive_mutex mutex;
+  return mutex;
+}
+
+cudaError_t runtime_call(const std::function<cudaError_t()>& body) {
+  const std::lock_guard lock(device_mutex());
+  cudaError_t error = device.lost;
+  if (error == cudaSuccess) try {
+      error = body();
+    } catch (cudaError_t thrown) {
+      error = thrown;
+    }
+  if (error != cudaSuccess) device.last_error = error;
+  return error;
+}
+
+void fail_device(cudaError_t error, const std::string& message) {
+  std::fprintf(stderr, "CUDA emulator: %s\n", message.c_str());
+  device.lost = error;
+  device.lost_text = message;
+}
+
+void refuse(cudaError_t error, const std::string& message) {
+  std::fprintf(stderr, "CUDA emulator: %s\n", message.c_str());
+  throw error;
+}
+
+bool is_capturing(cudaStream_t stream) {
+  return stream == nullptr ? device.num_captures > 0 : stream->captured != nullptr;
+}
+
+void enqueue(cudaStream_t stream, Operation operation) {
+  if (stream == nullptr && device.num_captures > 0)
+    refuse(cudaErrorStreamCaptureUnsupported, "the default stream is used during a capture");
+  if (stream != nullptr && stream->captured) {
+    stream->captured->operations.push_back(std::move(operation));
+    return;
+  }
+  device.queue.push_back(std::move(operation));
+  if (device.queue.size() > kMaxQueued) drain();
+}
+
+void synchronize(const char* call) {
+  if (device.num_captures > 0)
+    refuse(cudaErrorStreamCaptureUnsupported, std::string(call) + " waits during a capture");
+  drain();
+  if (device.lost != cudaSuccess) throw device.lost;
+}
+
+cudaError_t enqueue_grid(const cudaLaunchConfig_t& config, Grid grid) {
+  return runtime_call([&] {
+    grid.num_blocks = config.gridDim;
+    grid.block = config.blockDim;
+    grid.shared_bytes = config.dynamicSmemBytes;
+    for (unsigned i = 0; i < config.numAttrs; ++i)
+      if (config.attrs[i].id == cudaLaunchAttributeProgrammaticStreamSerialization)
+        grid.overlaps_predecessor = config.attrs[i].val.programmaticStreamSerializationAllowed != 0;
+
+    const auto refuse_launch = [&](const std::string& problem) {
+      refuse(cudaErrorInvalidConfiguration,
+             "launch of " + symbol_name(grid.kernel) + ": " + problem);
+    };
+    const auto text = [](const dim3& v) {
+      return std::to_string(v.x) + " x " + std::to_string(v.y) + " x " + std::to_string(v.z);
+    };
+    const dim3& blocks = grid.num_blocks;
+    const dim3& block = grid.block;
+    const uint64_t threads = uint64_t{block.x} * block.y * block.z;
+    if (threads == 0 || threads > 1024 || block.z > 64)
+      refuse_launch("a block of " + text(block) + " threads");
+    if (blocks.x == 0 || blocks.y == 0 || blocks.z == 0 || blocks.x > 0x7fffffffu ||
+        blocks.y > 65535 || blocks.z > 65535)
+      refuse_launch("a grid of " + text(blocks) + " blocks");
+    const auto limit = device.dynamic_shared_limits.find(grid.kernel);
+    const size_t allowed =
+        limit == device.dynamic_shared_limits.end()
+            ? kMaxDefaultSharedBytes
+            : std::max(kMaxDefaultSharedBytes, static_cast<size_t>(limit->second));
+    if (grid.shared_bytes > allowed)
+      refuse_launch(std::to_string(grid.shared_bytes) + " bytes of shared memory, " +
+                    std::to_string(allowed) + " are allowed");
+    enqueue(config.stream, [grid = std::move(grid)] { run_and_check(grid); });
+    return cudaSuccess;
+  });
+}
+
+}  // namespace emulator
+
+using emulator::device;
+using emulator::done;
+using emulator::runtime_call;
+
+// --- Device -------------------------------------------------------------------------------------
+
+cudaError_t cudaRuntimeGetVersion(int* version) {
+  *version = 13000;
+  return cudaSuccess;
+}
+cudaError_t cudaDriverGetVersion(int* version) { return cudaRuntimeGetVersion(version); }
+
+cudaError_t cudaGetDeviceCount(int* count) {
+  *count = 1;
+  return cudaSuccess;
+}
+cudaError_t cudaGetDevice(int* idx) {
+  *idx = 0;
+  return cudaSuccess;
+}
+cudaError_t cudaSetDevice(int idx) { return idx == 0 ? cudaSuccess : cudaErrorInvalidDevice; }
+
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int idx) {
+  if (idx != 0) return cudaErrorInvalidDevice;
+  // An H100, but for the memory.
+  *properties = {
+      .name = "CUDA emulator",
+      .totalGlobalMem = size_t{64} << 30,
+      .sharedMemPerBlock = emulator::kMaxDefaultSharedBytes,
+      .sharedMemPerBlockOptin = emulator::kMaxSharedBytes,
+      .sharedMemPerMultiprocessor = 228 * 1024,
+      .regsPerBlock = 65536,
+      .regsPerMultiprocessor = 65536,
+      .warpSize = 32,
+      .maxThreadsPerBlock = 1024,
+      .maxThreadsPerMultiProcessor = 2048,
+      .maxThreadsDim = {1024, 1024, 64},
+      .maxGridSize = {0x7fffffff, 65535, 65535},
+      .major = 9,
+      .minor = 0,
+      .multiProcessorCount = 132,
+      .l2CacheSize = 50 << 20,
+      .persistingL2CacheMaxSize = 0,
+      .integrated = 0,
+  };
+  return cudaSuccess;
+}
+
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int idx) {
+  cudaDeviceProp properties;
+  const cudaError_t error = cudaGetDeviceProperties(&properties, idx);
+  if (error != cudaSuccess) return error;
+  switch (attribute) {
+    case cudaDevAttrMaxThreadsPerBlock:
+      *value = properties.maxThreadsPerBlock;
+      break;
+    case cudaDevAttrWarpSize:
+      *value = properties.warpSize;
+      break;
+    case cudaDevAttrMultiProcessorCount:
+      *value = properties.multiProcessorCount;
+      break;
+    case cudaDevAttrL2CacheSize:
+      *value = properties.l2CacheSize;
+      break;
+    case cudaDevAttrComputeCapabilityMajor:
+      *value = properties.major;
+      break;
+    case cudaDevAttrComputeCapabilityMinor:
+      *value = properties.minor;
+      break;
+    case cudaDevAttrMaxSharedMemoryPerMultiprocessor:
+      *value = static_cast<int>(properties.sharedMemPerMultiprocessor);
+      break;
+    case cudaDevAttrMaxSharedMemoryPerBlockOptin:
+      *value = static_cast<int>(properties.sharedMemPerBlockOptin);
+      break;
+  }
+  return cudaSuccess;
+}
+
+cudaError_t cudaDeviceSynchronize() {
+  return done([] { emulator::synchronize("cudaDeviceSynchronize"); });
+}
+
+cudaError_t cudaDeviceReset() {
+  const std::lock_guard lock(emulator::device_mutex());
+  device.queue.clear();
+  device.lost = device.last_error = cudaSuccess;
+  return cudaSuccess;
+}
+
+cudaError_t cudaPeekAtLastError() {
+  const std::lock_guard lock(emulator::device_mutex());
+  return device.lost != cudaSuccess ? device.lost : device.last_error;
+}
+cudaError_t cudaGetLastError() {
+  const std::lock_guard lock(emulator::device_mutex());
+  const cudaError_t error = cudaPeekAtLastError();
+  device.last_error = cudaSuccess;
+  return error;
+}
+
+const char* cudaGetErrorName(cudaError_t error) {
+  switch (error) {
+#define X(name, value, text) \
+  case name:                 \
+    return #name;
+    HYMBA_EMULATOR_ERRORS(X)
+#undef X
+  }
+  return "unrecognized error code";
+}
+
+const char* cudaGetErrorString(cudaError_t error) {
+  const std::lock_guard lock(emulator::device_mutex());
+  if (error == device.lost && error != cudaSuccess) return device.lost_text.c_str();
+  switch (error) {
+#define X(name, value, text) \
+  case name:                 \
+    return text;
+    HYMBA_EMULATOR_ERRORS(X)
+#undef X
+  }
+  return "unrecognized error code";
+}
+
+// --- Streams and events -------------------------------------------------------------------------
+
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
+  return done([&] { *stream = new CUstream_st; });
+}
+cudaError_t cudaStreamCreate(cudaStream_t* stream) { return cudaStreamCreateWithFlags(stream, 0); }
+
+cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+  const std::lock_guard lock(emulator::device_mutex());
+  if (stream == nullptr) return cudaErrorInvalidResourceHandle;
+  if (stream->captured) --device.num_captures;
+  delete stream;
+  return device.lost;
+}
+
+cudaError_t cudaStreamSynchronize(cudaStream_t) {
+  return done([] { emulator::synchronize("cudaStreamSynchronize"); });
+}
+cudaError_t cudaStreamQuery(cudaStream_t) {
+  return done([] { emulator::synchronize("cudaStreamQuery"); });
+}
+// There is one queue.
+cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned) {
+  return done([] {});
+}
+
+cudaError_t cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t function, void* data) {
+  return done([&] { emulator::enqueue(stream, [=] { function(data); }); });
+}
+
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
+  return done([&] { *event = new CUevent_st; });
+}
+cudaError_t cudaEventCreate(cudaEvent_t* event) { return cudaEventCreateWithFlags(event, 0); }
+
+cudaError_t cudaEventDestroy(cudaEvent_t event) {
+  delete event;
+  return cudaSuccess;
+}
+
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+  return done([&] {
+    emulator::enqueue(stream, [seconds = event->seconds] { *seconds = emulator::now(); });
+  });
+}
+cudaError_t cudaEventSynchronize(cudaEvent_t) {
+  return done([] { emulator::synchronize("cudaEventSynchronize"); });
+}
+cudaError_t cudaEventQuery(cudaEvent_t) {
+  return done([] { emulator::synchronize("cudaEventQuery"); });
+}
+cudaError_t cudaEventElapsedTime(float* ms, cudaEvent_t from, cudaEvent_t to) {
+  return runtime_call([&] {
+    if (*from->seconds < 0 || *to->seconds < 0) return cudaErrorNotReady;
+    *ms = static_cast<float>((*to->seconds - *from->seconds) * 1e3);
+    return cudaSuccess;
+  });
+}
+
+// --- Graphs -------------------------------------------------------------------------------------
+
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
+  return runtime_call([&] {
+    if (stream == nullptr || stream->captured) return cudaErrorStreamCaptureUnsupported;
+    stream->captured = std::make_unique<CUgraph_st>();
+    ++device.num_captures;
+    return cudaSuccess;
+  });
+}
+
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
+  const std::lock_guard lock(emulator::device_mutex());
+  *graph = nullptr;
+  if (stream == nullptr || !stream->captured) return cudaErrorInvalidValue;
+  --device.num_captures;
+  *graph = stream->captured.release();
+  return device.lost;
+}
+
+cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status) {
+  return done([&] {
+    *status = stream != nullptr && stream->captured ? cudaStreamCaptureStatusActive
+                                                    : cudaStreamCaptureStatusNone;
+  });
+}
+
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph, unsigned long long) {
+  return done([&] {
+    *exec = new CUgraphExec_st{
+        std::make_shared<const std::vector<emulator::Operation>>(graph->operations)};
+  });
+}
+cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t* exec, cudaGraph_t graph,
+                                          unsigned long long flags) {
+  return cudaGraphInstantiate(exec, graph, flags);
+}
+
+cudaError_t cudaGraphUpload(cudaGraphExec_t, cudaStream_t) {
+  return done([] {});
+}
+
+cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
+  return done([&] {
+    emulator::enqueue(stream, [operations = exec->operations] {
+      for (const emulator::Operation& operation : *operations) operation();
+    });
+  });
+}
+
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) {
+  delete exec;
+  return cudaSuccess;
+}
+cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+  delete graph;
+  return cudaSuccess;
+}
+
+// --- Kernels ------------------------------------------------------------------------------------
+
+cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute attribute, int value) {
+  return done([&] {
+    if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize) return;
+    if (value < 0 || static_cast<size_t>(value) > emulator::kMaxSharedBytes)
+      emulator::refuse(
+          cudaErrorInvalidValue,
+          emulator::symbol_name(kernel) + ": " + std::to_string(value) + " bytes of shared memory");
+    device.dynamic_shared_limits[kernel] = value;
+  });
+}
+
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void* kernel) {
+  return done([&] {
+    size_t static_bytes = 0;
+    for (const emulator::MemoryRange& range : emulator::static_variables(kernel))
+      static_bytes += range.bytes;
+    const auto limit = device.dynamic_shared_limits.find(kernel);
+    *attributes = {
+        .sharedSizeBytes = static_bytes,
+        .localSizeBytes = 0,
+        .maxThreadsPerBlock = 1024,
+        .numRegs = 64,
+        .maxDynamicSharedSizeBytes = limit == device.dynamic_shared_limits.end()
+                                         ? static_cast<int>(emulator::kMaxDefaultSharedBytes)
+                                         : limit->second,
+    };
+  });
+}
+
+cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, const void*,
+                                                          int block_threads, size_t shared_bytes) {
+  return done([&] {
+    constexpr size_t kReservedBytes = 1024;  // of every block
+    *blocks = std::min<int>({32, 2048 / std::max(block_threads, 1),
+                             static_cast<int>(228 * 1024 / (shared_bytes + kReservedBytes))});
+  });
+}
