@@ -1,5 +1,6 @@
 import { join } from "node:path";
 import { HymbaModel, type ModelDtype } from "../lib";
+import { DEVICE } from "./helpers/device";
 import {
   argmax,
   type GoldenTensor,
@@ -25,10 +26,10 @@ const lengths = [...golden.keys()]
   .sort((a, b) => a - b);
 
 const load = (dtype: ModelDtype): Promise<HymbaModel> =>
-  HymbaModel.load(MICRO, { device: "cpu", dtype, maxContextTokens: 256, maxSequences: 4 });
+  HymbaModel.load(MICRO, { device: DEVICE, dtype, maxContextTokens: 256, maxSequences: 4 });
 
 describe.each([
-  { dtype: "float32", bound: 1e-5 },
+  { dtype: "float32", bound: DEVICE === "cpu" ? 1e-5 : 1e-4 },
   { dtype: "bfloat16", bound: 2e-2 },
 ] as const)("golden numbers in $dtype", ({ dtype, bound }) => {
   let model: HymbaModel;
@@ -71,7 +72,7 @@ describe.each([
 });
 
 describe("golden activations in float32", () => {
-  const BOUND = 1e-5;
+  const BOUND = DEVICE === "cpu" ? 1e-5 : 1e-4;
   const inner = [...golden.keys()].filter((name) => name.startsWith("inner.layer"));
   const traced = new Map<string, GoldenTensor>();
   let model: HymbaModel;

@@ -1,6 +1,7 @@
 import { join } from "node:path";
 import fc from "fast-check";
 import { HymbaModel, type ModelDtype, type SamplingOptions, type Sequence } from "../lib";
+import { DEVICE, SAME } from "./helpers/device";
 import { MICRO, readSafetensors, relativeError } from "./helpers/golden";
 import { logSoftmax } from "./helpers/sampling_reference";
 
@@ -16,7 +17,7 @@ const MAX_CONTEXT = 512;
 
 const loadMicro = (dtype: ModelDtype, maxBatchTokens = 2048): Promise<HymbaModel> =>
   HymbaModel.load(MICRO, {
-    device: "cpu",
+    device: DEVICE,
     dtype,
     maxBatchTokens,
     maxSequences: MAX_SEQUENCES,

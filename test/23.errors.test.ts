@@ -15,7 +15,7 @@ import { rejectionOf, messageOf } from "./helpers/error";
 
 const LIMITS = { maxSequences: 3, maxContextTokens: 200, maxBatchTokens: 16 } as const;
 const load = (options: LoadOptions = {}): Promise<HymbaModel> =>
-  HymbaModel.load(MICRO, { device: "cpu", dtype: "float32", ...LIMITS, ...options });
+  HymbaModel.load(MICRO, { device: DEVICE, dtype: "float32", ...LIMITS, ...options });
 
 /** What a JavaScript program may pass where TypeScript would object. */
 const wrong = <T>(value: unknown): T => value as T;
@@ -358,7 +358,7 @@ describe("loading", () => {
     const fractions: number[] = [];
     const controller = new AbortController();
     const loading = HymbaModel.load("synthetic:hymba-1.5b", {
-      device: "cpu",
+      device: DEVICE,
       maxSequences: 1,
       maxContextTokens: 64,
       signal: controller.signal,
@@ -387,7 +387,7 @@ describe("loading", () => {
     await expect(load({ onProgress })).rejects.toThrow("mine");
     // A large one reports from a timer while it loads, and is given up there.
     const large = HymbaModel.load("synthetic:hymba-1.5b", {
-      device: "cpu",
+      device: DEVICE,
       maxSequences: 1,
       maxContextTokens: 64,
       onProgress,

@@ -9,7 +9,7 @@ let model: HymbaModel;
 let fresh: ReturnType<HymbaModel["info"]>["cache"];
 
 beforeAll(async () => {
-  model = await HymbaModel.load(FOLDER, { device: "cpu", maxSequences: 3, maxContextTokens: 256 });
+  model = await HymbaModel.load(FOLDER, { device: DEVICE, maxSequences: 3, maxContextTokens: 256 });
   fresh = model.info().cache;
 });
 afterAll(() => model.dispose());
@@ -131,7 +131,7 @@ describe("ends", () => {
   });
 
   test("when the context is full", async () => {
-    await using small = await HymbaModel.load(FOLDER, { device: "cpu", maxContextTokens: 32 });
+    await using small = await HymbaModel.load(FOLDER, { device: DEVICE, maxContextTokens: 32 });
     const prompt = await model.tokenizer.encode(PROMPT);
     const { tokens, finishReason } = await collect({ ...greedy, maxTokens: 1000 }, small);
     // The last token is drawn from a full sequence and does not have to fit into it.
@@ -172,7 +172,7 @@ describe("ends", () => {
   });
 
   test("with ERR_DISPOSED when the model goes", async () => {
-    const gone = await HymbaModel.load(FOLDER, { device: "cpu", maxContextTokens: 64 });
+    const gone = await HymbaModel.load(FOLDER, { device: DEVICE, maxContextTokens: 64 });
     const loop = async (): Promise<void> => {
       for await (const { token } of gone.generate(greedy)) if (token >= 0) await gone.dispose();
     };

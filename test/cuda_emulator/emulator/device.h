@@ -33,6 +33,9 @@ void fail_device(cudaError_t error, const std::string& message);
 void enqueue(cudaStream_t stream, Operation operation);
 bool is_capturing(cudaStream_t stream);
 
+// Refuses what a capture forbids this thread.
+void require_no_capture(const char* call);
+
 // Carries out everything in order. Throws the error of a kernel; refuses during a capture.
 void synchronize(const char* call);
 

@@ -42,8 +42,7 @@ auto find_mapping(const char* address) {
 cudaError_t allocate(void** pointer, size_t bytes, bool is_device) {
   if (pointer == nullptr) return cudaErrorInvalidValue;
   *pointer = nullptr;
-  if (is_capturing(nullptr))
-    refuse(cudaErrorStreamCaptureUnsupported, "an allocation in a capture");
+  require_no_capture(is_device ? "cudaMalloc" : "cudaMallocHost");
   if (bytes == 0) return cudaSuccess;
   if (is_device && bytes > kDeviceBytes - device_bytes_used) return cudaErrorMemoryAllocation;
   try {

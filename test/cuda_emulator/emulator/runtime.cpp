@@ -3,6 +3,7 @@
 #include <chrono>
 #include <cstdio>
 #include <deque>
+#include <thread>
 #include <unordered_map>
 
 #include "emulator/device.h"
@@ -17,7 +18,10 @@ struct CUgraphExec_st {
   std::shared_ptr<const std::vector<emulator::Operation>> operations;
 };
 struct CUstream_st {
-  std::unique_ptr<CUgraph_st> captured;  // while a capture is on
+  // While a capture is on:
+  std::unique_ptr<CUgraph_st> captured;
+  cudaStreamCaptureMode mode{};
+  std::thread::id thread;
 };
 struct CUevent_st {
   std::shared_ptr<double> seconds = std::make_shared<double>(-1.0);
@@ -33,7 +37,7 @@ struct Device {
   // One queue for all streams: the order of calls is an order that CUDA may choose, too.
   std::deque<Operation> queue;
   bool is_running = false;
-  int num_captures = 0;
+  std::vector<const CUstream_st*> captures;
   cudaError_t lost = cudaSuccess;
   std::string lost_text;
   cudaError_t last_error = cudaSuccess;
@@ -61,6 +65,15 @@ void run_and_check(const Grid& grid) {
   const std::string overrun = find_overrun();
   if (!overrun.empty())
     fail_device(cudaErrorIllegalAddress, "kernel " + symbol_name(grid.kernel) + ": " + overrun);
+}
+
+// Whether a capture forbids this thread to wait, to allocate, or to use the default stream.
+bool is_restrained() {
+  return std::any_of(device.captures.begin(), device.captures.end(), [](const CUstream_st* stream) {
+    return stream->mode == cudaStreamCaptureModeGlobal ||
+           (stream->mode == cudaStreamCaptureModeThreadLocal &&
+            stream->thread == std::this_thread::get_id());
+  });
 }
 
 cudaError_t done(const std::function<void()>& body) {
@@ -104,13 +117,10 @@ void refuse(cudaError_t error, const std::string& message) {
   throw error;
 }
 
-bool is_capturing(cudaStream_t stream) {
-  return stream == nullptr ? device.num_captures > 0 : stream->captured != nullptr;
-}
+bool is_capturing(cudaStream_t stream) { return stream != nullptr && stream->captured; }
 
 void enqueue(cudaStream_t stream, Operation operation) {
-  if (stream == nullptr && device.num_captures > 0)
-    refuse(cudaErrorStreamCaptureUnsupported, "the default stream is used during a capture");
+  if (stream == nullptr) require_no_capture("use of the default stream");
   if (stream != nullptr && stream->captured) {
     stream->captured->operations.push_back(std::move(operation));
     return;
@@ -119,9 +129,13 @@ void enqueue(cudaStream_t stream, Operation operation) {
   if (device.queue.size() > kMaxQueued) drain();
 }
 
+void require_no_capture(const char* call) {
+  if (is_restrained())
+    refuse(cudaErrorStreamCaptureUnsupported, std::string(call) + " during a capture");
+}
+
 void synchronize(const char* call) {
-  if (device.num_captures > 0)
-    refuse(cudaErrorStreamCaptureUnsupported, std::string(call) + " waits during a capture");
+  require_no_capture(call);
   drain();
   if (device.lost != cudaSuccess) throw device.lost;
 }
@@ -302,7 +316,7 @@ cudaError_t cudaStreamCreate(cudaStream_t* stream) { return cudaStreamCreateWith
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   const std::lock_guard lock(emulator::device_mutex());
   if (stream == nullptr) return cudaErrorInvalidResourceHandle;
-  if (stream->captured) --device.num_captures;
+  std::erase(device.captures, stream);
   delete stream;
   return device.lost;
 }
@@ -353,11 +367,13 @@ cudaError_t cudaEventElapsedTime(float* ms, cudaEvent_t from, cudaEvent_t to) {
 
 // --- Graphs -------------------------------------------------------------------------------------
 
-cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode) {
   return runtime_call([&] {
     if (stream == nullptr || stream->captured) return cudaErrorStreamCaptureUnsupported;
     stream->captured = std::make_unique<CUgraph_st>();
-    ++device.num_captures;
+    stream->mode = mode;
+    stream->thread = std::this_thread::get_id();
+    device.captures.push_back(stream);
     return cudaSuccess;
   });
 }
@@ -366,7 +382,7 @@ cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
   const std::lock_guard lock(emulator::device_mutex());
   *graph = nullptr;
   if (stream == nullptr || !stream->captured) return cudaErrorInvalidValue;
-  --device.num_captures;
+  std::erase(device.captures, stream);
   *graph = stream->captured.release();
   return device.lost;
 }
