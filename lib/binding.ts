@@ -114,6 +114,45 @@ export interface NativeModel {
   dispose(): Promise<void>;
 }
 
+/** Where a view's elements are, in a memory of a kernel device. */
+export interface NativeView {
+  readonly memory: number;
+  readonly byteOffset: number;
+  readonly dtype: "f32" | "bf16" | "i32" | "u16";
+  readonly shape: readonly number[];
+  /** In elements. */
+  readonly rowStride: number;
+}
+
+/** A stage's arguments; a matrix is its number. */
+export interface NativeStageFields {
+  [name: string]: NativeView | NativeStageFields | number | string | boolean;
+}
+
+/** A device whose stages are called one by one. Memories and matrices are known by numbers. */
+export interface NativeKernelDevice {
+  allocate(bytes: number): number;
+  importMatrix(
+    blocks: readonly {
+      readonly rows: number;
+      readonly cols: number;
+      readonly dtype: "f32" | "bf16" | "f16";
+      readonly bytes: Uint8Array;
+    }[],
+    activations: "f32" | "bf16",
+  ): number;
+  /** Gives a memory or a matrix back; does nothing for one that was. */
+  release(id: number): void;
+  memoryBytes(): number;
+  upload(memory: number, byteOffset: number, bytes: Uint8Array): void;
+  download(memory: number, byteOffset: number, bytes: Uint8Array): void;
+  run(stage: string, fields: NativeStageFields): void;
+  /** Replayable under a key from 1 on; 0: not. */
+  elapsedMs(work: () => void, replayKey: number): number;
+  synchronize(): void;
+  dispose(): void;
+}
+
 /** What the addon was built with. */
 export type BuildInfo = Readonly<Record<string, string>>;
 
@@ -136,6 +175,11 @@ export interface DeviceProbe {
 /** The addon's exports, as native/addon/addon.cpp lists them. */
 export interface NativeBinding {
   readonly NativeModel: new () => NativeModel;
+  readonly NativeKernelDevice: new (
+    device: "cpu" | "cuda",
+    /** Of the CPU; 0: one for each core. */
+    threads: number,
+  ) => NativeKernelDevice;
   planMemory(options: NativeLoadOptions): NativeMemory;
   buildInfo(): BuildInfo;
   probeDevices(): DeviceProbe;

@@ -4,9 +4,9 @@
 #include "addon/cache_wrap.h"
 #include "addon/devices.h"
 #include "addon/error_js.h"
+#include "addon/kernels_wrap.h"
 #include "addon/model_wrap.h"
 #include "addon/napi_setup.h"
-#include "addon/sample_wrap.h"
 
 static Napi::Object init(Napi::Env env, Napi::Object exports) {
   using hymba::build_info, hymba::error_codes, hymba::probe_devices;
@@ -20,9 +20,7 @@ static Napi::Object init(Napi::Env env, Napi::Object exports) {
   function("probeDevices", probe_devices);
   hymba::init_model_wrap(env, exports);
   hymba::init_cache_wrap(env, exports);
-  auto kernels = Napi::Object::New(env);
-  hymba::init_sample_wrap(env, kernels);
-  exports.Set("kernels", kernels);
+  hymba::init_kernels_wrap(env, exports);
   return exports;
 }
 

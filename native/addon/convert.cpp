@@ -119,6 +119,24 @@ TensorEntry tensor_from_js(const Napi::Object& object) {
   return entry;
 }
 
+SamplingRequest sampling_from_js(const Napi::Object& object) {
+  SamplingRequest request;
+  bool lossless = false;
+  request.row = {.temperature = static_cast<float>(get_double(object, "temperature")),
+                 .top_k = get_int(object, "topK"),
+                 .top_p = static_cast<float>(get_double(object, "topP")),
+                 .min_p = static_cast<float>(get_double(object, "minP")),
+                 .repetition_penalty = static_cast<float>(get_double(object, "repetitionPenalty")),
+                 .presence_penalty = static_cast<float>(get_double(object, "presencePenalty")),
+                 .frequency_penalty = static_cast<float>(get_double(object, "frequencyPenalty")),
+                 .num_top_logprobs = get_int(object, "topLogprobs"),
+                 .seed = object.Get("seed").As<Napi::BigInt>().Uint64Value(&lossless)};
+  request.bias_tokens = ints_from_js(object.Get("biasTokens"));
+  const auto values = object.Get("biasValues").As<Napi::Float32Array>();
+  request.bias_values = {values.Data(), values.Data() + values.ElementLength()};
+  return request;
+}
+
 SpanInput span_from_js(const Napi::Object& object) {
   SpanInput span;
   span.sequence = get_int64(object, "sequence");
@@ -192,24 +210,6 @@ LoadRequest load_request_from_js(const Napi::Object& object) {
   request.table.seed = static_cast<uint64_t>(get_int64(object, "seed"));
   request.device = get_string(object, "device");
   request.num_threads = get_int(object, "threads");
-  return request;
-}
-
-SamplingRequest sampling_from_js(const Napi::Object& object) {
-  SamplingRequest request;
-  bool lossless = false;
-  request.row = {.temperature = static_cast<float>(get_double(object, "temperature")),
-                 .top_k = get_int(object, "topK"),
-                 .top_p = static_cast<float>(get_double(object, "topP")),
-                 .min_p = static_cast<float>(get_double(object, "minP")),
-                 .repetition_penalty = static_cast<float>(get_double(object, "repetitionPenalty")),
-                 .presence_penalty = static_cast<float>(get_double(object, "presencePenalty")),
-                 .frequency_penalty = static_cast<float>(get_double(object, "frequencyPenalty")),
-                 .num_top_logprobs = get_int(object, "topLogprobs"),
-                 .seed = object.Get("seed").As<Napi::BigInt>().Uint64Value(&lossless)};
-  request.bias_tokens = ints_from_js(object.Get("biasTokens"));
-  const auto values = object.Get("biasValues").As<Napi::Float32Array>();
-  request.bias_values = {values.Data(), values.Data() + values.ElementLength()};
   return request;
 }
 

@@ -21,7 +21,6 @@ struct LoadRequest {
 
 LoadRequest load_request_from_js(const Napi::Object& object);
 std::vector<SpanInput> spans_from_js(const Napi::Array& array);
-SamplingRequest sampling_from_js(const Napi::Object& object);
 
 Napi::Value to_js(Napi::Env env, const std::vector<SpanOutput>& outputs);
 Napi::Value to_js(Napi::Env env, const std::vector<TraceTensor>& tensors);

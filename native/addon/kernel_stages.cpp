@@ -1,0 +1,194 @@
+#include "addon/kernel_stages.h"
+
+namespace hymba {
+namespace {
+
+constexpr DType kF32 = DType::kF32;
+constexpr DType kI32 = DType::kI32;
+constexpr DType kU16 = DType::kU16;
+
+void embed_tokens(Backend& backend, const KernelArgs& args) {
+  backend.embed_tokens({.token_ids = args.dense("tokenIds", 1, kI32),
+                        .table = args.matrix("table"),
+                        .meta = args.optional_matrix("meta"),
+                        .out = args.rows("out", 2, kF32)});
+}
+
+void gather_rows(Backend& backend, const KernelArgs& args) {
+  backend.gather_rows({.in = args.rows("in", 2, kF32),
+                       .rows = args.dense("rows", 1, kI32),
+                       .out = args.rows("out", 2, kF32)});
+}
+
+void rms_norm(Backend& backend, const KernelArgs& args) {
+  backend.rms_norm({.in = args.rows("in", 2),
+                    .weight = args.dense("weight", 1, kF32),
+                    .epsilon = args.number("epsilon"),
+                    .out = args.rows("out", 2)});
+}
+
+void linear(Backend& backend, const KernelArgs& args) {
+  const TensorView in = args.rows("in", 2);
+  backend.linear({.in = in,
+                  .weight = args.matrix_for("weight", in),
+                  .bias = args.optional_dense("bias", 1, kF32),
+                  .out = args.rows("out", 2),
+                  .accumulate = args.flag("accumulate")});
+}
+
+void gated_linear(Backend& backend, const KernelArgs& args) {
+  const TensorView in = args.rows("in", 2);
+  backend.gated_linear({.in = in,
+                        .weight = args.matrix_for("weight", in),
+                        .activation = args.text("activation") == "silu" ? MlpActivation::kSilu
+                                                                        : MlpActivation::kRelu2,
+                        .out = args.rows("out", 2)});
+}
+
+void rotary_kv_write(Backend& backend, const KernelArgs& args) {
+  backend.rotary_kv_write({.batch = args.batch(),
+                           .q = args.rows("q", 3),
+                           .k = args.optional_rows("k", 3),
+                           .v = args.optional_rows("v", 3),
+                           .q_norm = args.optional_dense("qNorm", 2, kF32),
+                           .k_norm = args.optional_dense("kNorm", 2, kF32),
+                           .norm_epsilon = args.number("normEpsilon"),
+                           .cos_sin = args.optional_dense("cosSin", 2, kF32),
+                           .kv = args.kv()});
+}
+
+void attention(Backend& backend, const KernelArgs& args) {
+  backend.attention({.batch = args.batch(),
+                     .q = args.rows("q", 3),
+                     .kv = args.kv(),
+                     .window = args.integer("window"),
+                     .scale = args.number("scale"),
+                     .out = args.rows("out", 3)});
+}
+
+void causal_conv1d(Backend& backend, const KernelArgs& args) {
+  const TensorView u = args.rows("u", 2);
+  backend.causal_conv1d({.batch = args.batch(),
+                         .u = u,
+                         .weight = args.dense("weight", 2, kF32),
+                         .bias = args.optional_dense("bias", 1, kF32),
+                         .conv_state = args.dense("convState", 3, u.dtype()),
+                         .out = args.rows("out", 2)});
+}
+
+void x_proj(Backend& backend, const KernelArgs& args) {
+  const TensorView u = args.rows("u", 2);
+  backend.x_proj({.u = u,
+                  .weight = args.matrix_for("weight", u),
+                  .dt_norm = args.optional_dense("dtNorm", 1, kF32),
+                  .b_norm = args.optional_dense("bNorm", 1, kF32),
+                  .c_norm = args.optional_dense("cNorm", 1, kF32),
+                  .epsilon = args.number("epsilon"),
+                  .out = args.rows("out", 2)});
+}
+
+void dt_proj(Backend& backend, const KernelArgs& args) {
+  const TensorView dt = args.rows("dt", 2);
+  backend.dt_proj({.dt = dt,
+                   .weight = args.matrix_for("weight", dt),
+                   .bias = args.dense("bias", 1, kF32),
+                   .delta = args.rows("delta", 2)});
+}
+
+void selective_scan(Backend& backend, const KernelArgs& args) {
+  backend.selective_scan({.batch = args.batch(),
+                          .u = args.rows("u", 2),
+                          .delta = args.rows("delta", 2),
+                          .b = args.rows("b", 2),
+                          .c = args.rows("c", 2),
+                          .z = args.rows("z", 2),
+                          .a = args.dense("a", 2, kF32),
+                          .d = args.dense("d", 1, kF32),
+                          .ssm_state = args.dense("ssmState", 3, kF32),
+                          .out = args.rows("out", 2)});
+}
+
+void fuse_heads(Backend& backend, const KernelArgs& args) {
+  backend.fuse_heads({.attention = args.rows("attention", 2),
+                      .mamba = args.rows("mamba", 2),
+                      .attention_weight = args.dense("attentionWeight", 1, kF32),
+                      .mamba_weight = args.dense("mambaWeight", 1, kF32),
+                      .epsilon = args.number("epsilon"),
+                      .out = args.rows("out", 2)});
+}
+
+void recall_tokens(Backend& backend, const KernelArgs& args) {
+  backend.recall_tokens({.token_ids = args.dense("tokenIds", 1, kI32),
+                         .token_spans = args.dense("tokenSpans", 1, kI32),
+                         .state_slot = args.dense("stateSlot", 1, kI32),
+                         .last_tokens = args.dense("lastTokens", 1, kI32)});
+}
+
+void remember_tokens(Backend& backend, const KernelArgs& args) {
+  backend.remember_tokens({.tokens = args.dense("tokens", 1, kI32),
+                           .slots = args.dense("slots", 1, kI32),
+                           .last_tokens = args.dense("lastTokens", 1, kI32)});
+}
+
+void count_tokens(Backend& backend, const KernelArgs& args) {
+  backend.count_tokens({.token_ids = args.optional_dense("tokenIds", 1, kI32),
+                        .span_offsets = args.dense("spanOffsets", 1, kI32),
+                        .state_slot = args.dense("stateSlot", 1, kI32),
+                        .is_generated = args.dense("isGenerated", 1, kI32),
+                        .fresh = args.dense("fresh", 1, kI32),
+                        .history = args.dense("history", 2, kU16)});
+}
+
+void sample(Backend& backend, const KernelArgs& args) {
+  backend.sample({.logits = args.rows("logits", 2, kF32),
+                  .rows = args.dense("rows", 2, kI32),
+                  .bias_tokens = args.optional_dense("biasTokens", 1, kI32),
+                  .bias_values = args.optional_dense("biasValues", 1, kF32),
+                  .history = args.dense("history", 2, kU16),
+                  .token = args.dense("token", 1, kI32),
+                  .logprob = args.dense("logprob", 1, kF32),
+                  .top_tokens = args.dense("topTokens", 2, kI32),
+                  .top_logprobs = args.dense("topLogprobs", 2, kF32)});
+}
+
+void token_logprobs(Backend& backend, const KernelArgs& args) {
+  backend.token_logprobs({.logits = args.rows("logits", 2, kF32),
+                          .tokens = args.dense("tokens", 1, kI32),
+                          .logprob = args.dense("logprob", 1, kF32)});
+}
+
+struct Stage {
+  const char* name;
+  void (*run)(Backend& backend, const KernelArgs& args);
+};
+
+constexpr Stage kStages[] = {
+    {"embedTokens", embed_tokens},
+    {"gatherRows", gather_rows},
+    {"rmsNorm", rms_norm},
+    {"linear", linear},
+    {"gatedLinear", gated_linear},
+    {"rotaryKvWrite", rotary_kv_write},
+    {"attention", attention},
+    {"causalConv1d", causal_conv1d},
+    {"xProj", x_proj},
+    {"dtProj", dt_proj},
+    {"selectiveScan", selective_scan},
+    {"fuseHeads", fuse_heads},
+    {"recallTokens", recall_tokens},
+    {"rememberTokens", remember_tokens},
+    {"countTokens", count_tokens},
+    {"sample", sample},
+    {"tokenLogprobs", token_logprobs},
+};
+
+}  // namespace
+
+void run_kernel_stage(Backend& backend, const std::string& stage, Napi::Object fields,
+                      const KernelHeap& heap) {
+  for (const Stage& candidate : kStages)
+    if (stage == candidate.name) return candidate.run(backend, KernelArgs(stage, fields, heap));
+  fail(ErrorCode::kInvalidArgument, "there is no stage \"", stage, "\"");
+}
+
+}  // namespace hymba
