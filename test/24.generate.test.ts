@@ -1,5 +1,6 @@
 import { join } from "node:path";
 import { type GenerateOptions, type GenerationChunk, HymbaModel } from "../lib";
+import { DEVICE } from "./helpers/device";
 import { rejectionOf } from "./helpers/error";
 
 const FOLDER = join(__dirname, "..", "models", "hymba-tiny");

@@ -1,5 +1,6 @@
 import fc from "fast-check";
 import {
+  SAMPLED_TOKEN,
   loadBinding,
   type NativeLoadOptions,
   type NativeModel,
@@ -8,6 +9,7 @@ import {
 import { openCheckpoint } from "../lib/checkpoint/checkpoint";
 import type { TensorEntry } from "../lib/checkpoint/tensor_table";
 import { nativeLoadOptions } from "../lib/load_options";
+import { normalizeSampling } from "../lib/sampling";
 import { MICRO } from "./helpers/golden";
 
 // TypeScript checks everything before it crosses over. The addon does not rely on that: what would make it read outside of
@@ -123,6 +125,24 @@ describe("a step", () => {
     expect(native.usage()).toEqual(before);
     const [result] = await native.step([span({})]);
     expect(result!.logits).toHaveLength(320);
+  });
+
+  test("goes on from a drawn token where the last step drew one, and only there", async () => {
+    const draw = { sampling: normalizeSampling({ temperature: 0 }, 320, "sample") } as const;
+    const run = async (second: (first: number) => number): Promise<(number | undefined)[]> => {
+      const id = native.createSequence();
+      const [first] = await native.step([span({ ...draw, sequence: id })]);
+      const tokens = Int32Array.of(second(first!.token!));
+      const [next] = await native.step([span({ ...draw, sequence: id, tokens, generated: true })]);
+      native.releaseSequence(id);
+      return [first!.token, next!.token];
+    };
+    expect(await run(() => SAMPLED_TOKEN)).toEqual(await run((first) => first));
+
+    await native.step([span({})]);
+    await expect(native.step([span({ tokens: Int32Array.of(SAMPLED_TOKEN) })])).rejects.toThrow(
+      "the sequence's last step drew none",
+    );
   });
 
   test("a model that was disposed refuses everything", async () => {
