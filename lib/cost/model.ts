@@ -57,7 +57,8 @@ export function decodeStepBytes(model: CostedModel, lengths: readonly number[]):
  * @param first text tokens that the sequence holds before.
  * @param count text tokens that it takes; logits are worked out for the last.
  */
-export function prefillFlops({ config, tensors }: CostedModel, first: number, count: number) {
+export function prefillFlops(model: CostedModel, first: number, count: number): number {
+  const { config, tensors } = model;
   const projections = tensors.filter(({ name }) => /_proj(\.0)?\.weight$/.test(name));
   const elements = projections.reduce((sum, { shape }) => sum + countElements(shape), 0);
   const pairs = config.layers.reduce((sum, { attention }) => {

@@ -71,6 +71,7 @@ async function benchDecode(context: CliContext, flags: DecodeFlags): Promise<voi
   // Those of the smallest batch gain tokens in all of them.
   const gained = flags.batch.length * (flags.warmup + flags.steps);
   const maxContextTokens = Math.max(...flags.context) + gained;
+  const { context: _, ...loadFlags } = flags;
   const use = async (model: HymbaModel): Promise<void> => {
     const cost = costedModel(checkpoint, model.info().dtype);
     const sequences = Array.from({ length: maxSequences }, () => model.createSequence());
@@ -91,7 +92,7 @@ async function benchDecode(context: CliContext, flags: DecodeFlags): Promise<voi
       }
     }
   };
-  await withModel(context, flags.model, flags, use, { maxSequences, maxContextTokens });
+  await withModel(context, flags.model, loadFlags, use, { maxSequences, maxContextTokens });
   await report.finish(heading(flags.model, environment));
 }
 

@@ -28,7 +28,7 @@ const execute = promisify(execFile);
 /** Looks around and measures the bandwidth of the device that the flags ask for, and leaves it. */
 export async function measureEnvironment(flags: DeviceFlags): Promise<BenchEnvironment> {
   using device = openDevice(flags);
-  return benchEnvironment(device);
+  return await benchEnvironment(device);
 }
 
 /** The first line of a table. */

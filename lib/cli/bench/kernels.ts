@@ -10,7 +10,7 @@ import { integer } from "../options";
 import { Progress } from "../progress";
 import { benchEnvironment, heading } from "./environment";
 import { type InputSource, Inputs, type Load, Weights } from "./inputs";
-import { KERNEL_CASES, type KernelCase, type StageCall } from "./kernel_cases";
+import { KERNEL_CASES, type KernelCase } from "./kernel_cases";
 import {
   addBenchOptions,
   addPeakOption,
@@ -23,6 +23,7 @@ import {
 } from "./options";
 import { RandomData } from "./random";
 import { type Column, numberColumn, percentColumn, type Row, textColumn } from "./report";
+import type { StageCall } from "./stage_calls";
 import { spread } from "./statistics";
 
 interface KernelFlags extends BenchFlags, PeakFlags {
@@ -213,4 +214,3 @@ function describe(seconds: readonly number[], cost: Cost, limits: Limits): Row {
     fraction_of_roofline: roofline.seconds / median,
   };
 }
-
