@@ -1,6 +1,7 @@
 import { execFileSync } from "node:child_process";
 import path from "node:path";
 import { version } from "../package.json";
+import { compileExample, exampleIn } from "./helpers/example";
 import { ensureBuilt, ROOT } from "./helpers/package";
 
 /** Runs node in the package's folder, whose own name then resolves through its `exports`. */
@@ -25,6 +26,11 @@ describe("the package", () => {
       const missing = Object.keys(required).filter((name) => imported[name] !== required[name]);
       console.log(typeof HymbaModel.load, missing);`;
     expect(node(["--input-type=module", "-e", script])).toBe("function []\n");
+  });
+
+  it("has a door to the kernels, whose example compiles and runs", () => {
+    const script = compileExample(exampleIn("lib/kernels.ts"));
+    expect(node(["-e", script])).toMatch(/^8\n\d[\d.e-]*\n$/);
   });
 
   it("shows its version and nothing of its inside", () => {

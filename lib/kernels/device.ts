@@ -288,6 +288,7 @@ export class KernelDevice {
     callNative(() => this.#native.dispose());
   }
 
+  /** `dispose`, for `using`. */
   [Symbol.dispose](): void {
     this.dispose();
   }

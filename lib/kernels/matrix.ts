@@ -71,6 +71,7 @@ export class Matrix {
     this.#native.release(this.#id);
   }
 
+  /** `dispose`, for `using`. */
   [Symbol.dispose](): void {
     this.dispose();
   }

@@ -213,10 +213,10 @@ function convertField(
       return checkChoice(name, value, ["silu", "relu2"]);
     case "batch":
       checkObject(name, value);
-      return convertFields(name, BATCH as Readonly<Record<string, Kind>>, value, native);
+      return convertFields(name, BATCH, value, native);
     case "kv":
       checkObject(name, value);
-      return convertFields(name, KV as Readonly<Record<string, Kind>>, value, native);
+      return convertFields(name, KV, value, native);
   }
 }
 

@@ -6,10 +6,6 @@ import type { ActivationDType, Tensor } from "./tensor";
 // rank, F MLP width, V vocabulary, M meta tokens. "act" is the dtype of the activations. The field
 // names are those of native/ops/ops.h.
 
-type Act = Tensor<ActivationDType>;
-type Floats = Tensor<"f32">;
-type Ints = Tensor<"i32">;
-
 /** The ragged batch of one call. Rows of all activations follow it: span after span. */
 export interface Batch {
   /** T. */
@@ -17,20 +13,20 @@ export interface Batch {
   /** S. */
   readonly numSpans: number;
   /** [T] token ids; meta token j is -1-j. The stages below take ids of their own. */
-  readonly tokenIds?: Ints | undefined;
+  readonly tokenIds?: Tensor<"i32"> | undefined;
   /** [T], counted from the first meta token: text token i stands at M + i. */
-  readonly positions: Ints;
+  readonly positions: Tensor<"i32">;
   /** [T] the span that a token belongs to. */
-  readonly tokenSpans: Ints;
+  readonly tokenSpans: Tensor<"i32">;
   /** [S + 1] span s owns rows [offsets[s], offsets[s + 1]). */
-  readonly spanOffsets: Ints;
+  readonly spanOffsets: Tensor<"i32">;
   /** [S] state slot that a span goes on from; -1: from zeroes. */
-  readonly stateSource: Ints;
+  readonly stateSource: Tensor<"i32">;
   /**
    * [S] state slot that a span leaves its state in; -1: a padded lane, whose results mean nothing and
    * which touches no cache.
    */
-  readonly stateSlot: Ints;
+  readonly stateSlot: Tensor<"i32">;
 }
 
 /**
@@ -40,7 +36,7 @@ export interface Batch {
  */
 export interface KvLayerView {
   /** [pages, numLayers · numKvHeads · 64 · (headDim + valueHeadDim)] act. */
-  readonly pool: Act;
+  readonly pool: Tensor<ActivationDType>;
   /** Layers that share the pool. */
   readonly numLayers: number;
   /** Of this layer in the pool. */
@@ -55,7 +51,7 @@ export interface KvLayerView {
    * [S, metaColumns + ringColumns] page ids: meta token j is slot j % 64 of the page in column j / 64;
    * text token i is slot i % 64 of the page in column metaColumns + (i / 64) % ringColumns.
    */
-  readonly pageTable: Ints;
+  readonly pageTable: Tensor<"i32">;
   /** M, at most 64 · metaColumns. */
   readonly numMetaTokens: number;
   readonly metaColumns: number;
@@ -66,46 +62,46 @@ export interface KvLayerView {
 /** `out[t] = table[id]`, or `meta[-1 - id]` for meta tokens. */
 export interface EmbedTokensArgs {
   /** [T] */
-  readonly tokenIds: Ints;
+  readonly tokenIds: Tensor<"i32">;
   /** [V, C] */
   readonly table: Matrix;
   /** [M, C] */
   readonly meta?: Matrix | undefined;
   /** [T, C] */
-  readonly out: Floats;
+  readonly out: Tensor<"f32">;
 }
 
 /** `out[i] = in[rows[i]]`. */
 export interface GatherRowsArgs {
   /** [T, C] */
-  readonly in: Floats;
+  readonly in: Tensor<"f32">;
   /** [K] */
-  readonly rows: Ints;
+  readonly rows: Tensor<"i32">;
   /** [K, C] */
-  readonly out: Floats;
+  readonly out: Tensor<"f32">;
 }
 
 /** `out = weight · in / sqrt(mean(in²) + epsilon)`, row by row. */
 export interface RmsNormArgs {
   /** [T, D] */
-  readonly in: Act;
+  readonly in: Tensor<ActivationDType>;
   /** [D] */
-  readonly weight: Floats;
+  readonly weight: Tensor<"f32">;
   readonly epsilon: number;
   /** [T, D]; may be `in`. */
-  readonly out: Act;
+  readonly out: Tensor<ActivationDType>;
 }
 
 /** `out = in · weightᵀ (+ bias)`, added to what `out` holds when `accumulate`. */
 export interface LinearArgs {
   /** [T, K] */
-  readonly in: Act;
+  readonly in: Tensor<ActivationDType>;
   /** [N, K] */
   readonly weight: Matrix;
   /** [N] */
-  readonly bias?: Floats | undefined;
+  readonly bias?: Tensor<"f32"> | undefined;
   /** [T, N] */
-  readonly out: Act;
+  readonly out: Tensor<ActivationDType>;
   /** Default false; `out` must then be `f32`. */
   readonly accumulate?: boolean | undefined;
 }
@@ -113,12 +109,12 @@ export interface LinearArgs {
 /** `out = silu(in · gateᵀ) ⊙ (in · upᵀ)`, or `relu(in · upᵀ)²` without a gate. */
 export interface GatedLinearArgs {
   /** [T, C] */
-  readonly in: Act;
-  /** [F, C]: blocks gate and up for `silu`, up alone for `relu2`. */
+  readonly in: Tensor<ActivationDType>;
+  /** [F, C] blocks gate and up for `silu`, up alone for `relu2`. */
   readonly weight: Matrix;
   readonly activation: "silu" | "relu2";
   /** [T, F] */
-  readonly out: Act;
+  readonly out: Tensor<ActivationDType>;
 }
 
 /**
@@ -129,18 +125,18 @@ export interface GatedLinearArgs {
 export interface RotaryKvWriteArgs {
   readonly batch: Batch;
   /** [T, H, Dk] */
-  readonly q: Act;
+  readonly q: Tensor<ActivationDType>;
   /** [T, G, Dk]; without k and v nothing is written to the cache. */
-  readonly k?: Act | undefined;
+  readonly k?: Tensor<ActivationDType> | undefined;
   /** [T, G, Dv] */
-  readonly v?: Act | undefined;
+  readonly v?: Tensor<ActivationDType> | undefined;
   /** [H, Dk] */
-  readonly qNorm?: Floats | undefined;
+  readonly qNorm?: Tensor<"f32"> | undefined;
   /** [G, Dk] */
-  readonly kNorm?: Floats | undefined;
+  readonly kNorm?: Tensor<"f32"> | undefined;
   readonly normEpsilon: number;
-  /** [positions, Dk]: Dk/2 cosines, then Dk/2 sines. Without it nothing is rotated. */
-  readonly cosSin?: Floats | undefined;
+  /** [positions, Dk] a row holds Dk/2 cosines, then Dk/2 sines. Without it nothing is rotated. */
+  readonly cosSin?: Tensor<"f32"> | undefined;
   readonly kv: KvLayerView;
 }
 
@@ -151,14 +147,14 @@ export interface RotaryKvWriteArgs {
 export interface AttentionArgs {
   readonly batch: Batch;
   /** [T, H, Dk] */
-  readonly q: Act;
+  readonly q: Tensor<ActivationDType>;
   readonly kv: KvLayerView;
   /** In tokens; -1: all. */
   readonly window: number;
   /** The scores are multiplied by it. */
   readonly scale: number;
   /** [T, H, Dv] */
-  readonly out: Act;
+  readonly out: Tensor<ActivationDType>;
 }
 
 /**
@@ -168,44 +164,44 @@ export interface AttentionArgs {
 export interface CausalConv1dArgs {
   readonly batch: Batch;
   /** [T, E] */
-  readonly u: Act;
+  readonly u: Tensor<ActivationDType>;
   /** [E, W] */
-  readonly weight: Floats;
+  readonly weight: Tensor<"f32">;
   /** [E] */
-  readonly bias?: Floats | undefined;
+  readonly bias?: Tensor<"f32"> | undefined;
   /** [slots, W - 1, E] act, oldest row first. */
-  readonly convState: Act;
+  readonly convState: Tensor<ActivationDType>;
   /** [T, E] */
-  readonly out: Act;
+  readonly out: Tensor<ActivationDType>;
 }
 
 /** `[dt | B | C] = u · weightᵀ`, each through its own RMS norm, or all without one. */
 export interface XProjArgs {
   /** [T, E] */
-  readonly u: Act;
+  readonly u: Tensor<ActivationDType>;
   /** [R + 2N, E] */
   readonly weight: Matrix;
   /** [R] */
-  readonly dtNorm?: Floats | undefined;
+  readonly dtNorm?: Tensor<"f32"> | undefined;
   /** [N] */
-  readonly bNorm?: Floats | undefined;
+  readonly bNorm?: Tensor<"f32"> | undefined;
   /** [N] */
-  readonly cNorm?: Floats | undefined;
+  readonly cNorm?: Tensor<"f32"> | undefined;
   readonly epsilon: number;
   /** [T, R + 2N] */
-  readonly out: Act;
+  readonly out: Tensor<ActivationDType>;
 }
 
 /** `delta = softplus(dt · weightᵀ + bias)`. */
 export interface DtProjArgs {
   /** [T, R] */
-  readonly dt: Act;
+  readonly dt: Tensor<ActivationDType>;
   /** [E, R] */
   readonly weight: Matrix;
   /** [E] */
-  readonly bias: Floats;
+  readonly bias: Tensor<"f32">;
   /** [T, E] */
-  readonly delta: Act;
+  readonly delta: Tensor<ActivationDType>;
 }
 
 /**
@@ -215,60 +211,60 @@ export interface DtProjArgs {
 export interface SelectiveScanArgs {
   readonly batch: Batch;
   /** [T, E] */
-  readonly u: Act;
+  readonly u: Tensor<ActivationDType>;
   /** [T, E] */
-  readonly delta: Act;
+  readonly delta: Tensor<ActivationDType>;
   /** [T, N] */
-  readonly b: Act;
+  readonly b: Tensor<ActivationDType>;
   /** [T, N] */
-  readonly c: Act;
+  readonly c: Tensor<ActivationDType>;
   /** [T, E] */
-  readonly z: Act;
+  readonly z: Tensor<ActivationDType>;
   /** [E, N] */
-  readonly a: Floats;
+  readonly a: Tensor<"f32">;
   /** [E] */
-  readonly d: Floats;
+  readonly d: Tensor<"f32">;
   /** [slots, E, N] */
-  readonly ssmState: Floats;
+  readonly ssmState: Tensor<"f32">;
   /** [T, E] */
-  readonly out: Act;
+  readonly out: Tensor<ActivationDType>;
 }
 
 /** `out = (rms(attention) + rms(mamba)) / 2`. */
 export interface FuseHeadsArgs {
   /** [T, E] */
-  readonly attention: Act;
+  readonly attention: Tensor<ActivationDType>;
   /** [T, E] */
-  readonly mamba: Act;
+  readonly mamba: Tensor<ActivationDType>;
   /** [E] */
-  readonly attentionWeight: Floats;
+  readonly attentionWeight: Tensor<"f32">;
   /** [E] */
-  readonly mambaWeight: Floats;
+  readonly mambaWeight: Tensor<"f32">;
   readonly epsilon: number;
   /** [T, E] */
-  readonly out: Act;
+  readonly out: Tensor<ActivationDType>;
 }
 
 /** `tokenIds[t] ← lastTokens[slot of its span]` wherever it is {@link SAMPLED_TOKEN}. */
 export interface RecallTokensArgs {
   /** [T], in place. */
-  readonly tokenIds: Ints;
+  readonly tokenIds: Tensor<"i32">;
   /** [T] */
-  readonly tokenSpans: Ints;
+  readonly tokenSpans: Tensor<"i32">;
   /** [S] */
-  readonly stateSlot: Ints;
+  readonly stateSlot: Tensor<"i32">;
   /** [slots] */
-  readonly lastTokens: Ints;
+  readonly lastTokens: Tensor<"i32">;
 }
 
 /** `lastTokens[slots[i]] ← tokens[i]`. */
 export interface RememberTokensArgs {
   /** [K] */
-  readonly tokens: Ints;
+  readonly tokens: Tensor<"i32">;
   /** [K]; -1: nothing to remember. */
-  readonly slots: Ints;
+  readonly slots: Tensor<"i32">;
   /** [slots] */
-  readonly lastTokens: Ints;
+  readonly lastTokens: Tensor<"i32">;
 }
 
 /**
@@ -277,15 +273,15 @@ export interface RememberTokensArgs {
  */
 export interface CountTokensArgs {
   /** [T]; ids below 0 are not counted. Not needed when all spans are empty. */
-  readonly tokenIds?: Ints | undefined;
+  readonly tokenIds?: Tensor<"i32"> | undefined;
   /** [S + 1] */
-  readonly spanOffsets: Ints;
+  readonly spanOffsets: Tensor<"i32">;
   /** [S], each slot at most once. */
-  readonly stateSlot: Ints;
+  readonly stateSlot: Tensor<"i32">;
   /** [S] 1: generated, 0: of a prompt. */
-  readonly isGenerated: Ints;
+  readonly isGenerated: Tensor<"i32">;
   /** [S] 1: forget what the slot held before. */
-  readonly fresh: Ints;
+  readonly fresh: Tensor<"i32">;
   /** [slots, V] */
   readonly history: Tensor<"u16">;
 }
@@ -293,33 +289,33 @@ export interface CountTokensArgs {
 /** Draws a token from each row of logits. {@link packSamplingRows} makes `rows` and the biases. */
 export interface SampleArgs {
   /** [K, V] */
-  readonly logits: Floats;
+  readonly logits: Tensor<"f32">;
   /** [K, {@link SAMPLING_ROW_WORDS}] */
-  readonly rows: Ints;
+  readonly rows: Tensor<"i32">;
   /** [B] */
-  readonly biasTokens?: Ints | undefined;
+  readonly biasTokens?: Tensor<"i32"> | undefined;
   /** [B] */
-  readonly biasValues?: Floats | undefined;
+  readonly biasValues?: Tensor<"f32"> | undefined;
   /** [slots, V], as `countTokens` leaves it. */
   readonly history: Tensor<"u16">;
   /** [K] the tokens. */
-  readonly token: Ints;
+  readonly token: Tensor<"i32">;
   /** [K] their log-probabilities after the raw logits. */
-  readonly logprob: Floats;
+  readonly logprob: Tensor<"f32">;
   /** [K, {@link MAX_TOP_LOGPROBS}] the most probable tokens, -1 where none was wanted. */
-  readonly topTokens: Ints;
+  readonly topTokens: Tensor<"i32">;
   /** [K, {@link MAX_TOP_LOGPROBS}] */
-  readonly topLogprobs: Floats;
+  readonly topLogprobs: Tensor<"f32">;
 }
 
 /** `logprob[i] = log softmax(logits[i])[tokens[i]]`. */
 export interface TokenLogprobsArgs {
   /** [K, V] */
-  readonly logits: Floats;
+  readonly logits: Tensor<"f32">;
   /** [K] */
-  readonly tokens: Ints;
+  readonly tokens: Tensor<"i32">;
   /** [K] */
-  readonly logprob: Floats;
+  readonly logprob: Tensor<"f32">;
 }
 
 /** Every stage and its arguments. */

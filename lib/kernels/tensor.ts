@@ -198,6 +198,7 @@ export class Tensor<D extends TensorDType = TensorDType> {
     this.#memory.native.release(this.#memory.id);
   }
 
+  /** `dispose`, for `using`. */
   [Symbol.dispose](): void {
     this.dispose();
   }

@@ -38,10 +38,8 @@ void keep_top_p(float top_p, float largest, std::vector<Candidate>& candidates) 
   int64_t total = 0;
   for (const Candidate& candidate : candidates) total += mass(candidate);
 
-  // All tokens lighter than (1 - top_p) / n of the mass weigh less than 1 - top_p together, so they
-  // go, and need no ranking. Of a peaked distribution this leaves a handful.
   const int64_t negligible =
-      static_cast<int64_t>((1.0 - top_p) * static_cast<double>(total) / candidates.size());
+      top_p_negligible(top_p, total, static_cast<int64_t>(candidates.size()));
   std::erase_if(candidates, [&](const Candidate& c) { return mass(c) < negligible; });
 
   int64_t missing = top_p_target(top_p, total);

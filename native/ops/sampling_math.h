@@ -55,6 +55,14 @@ HYMBA_HD inline int64_t top_p_target(float top_p, int64_t total) {
   return static_cast<int64_t>(std::ceil(static_cast<double>(top_p) * static_cast<double>(total)));
 }
 
+// All tokens lighter than (1 - top_p) / n of the mass of n tokens weigh less than 1 - top_p
+// together, so top-p removes them, and they need no ranking. Of a peaked distribution this leaves a
+// handful.
+HYMBA_HD inline int64_t top_p_negligible(float top_p, int64_t total, int64_t num_tokens) {
+  return static_cast<int64_t>((1.0 - top_p) * static_cast<double>(total) /
+                              static_cast<double>(num_tokens));
+}
+
 HYMBA_HD inline bool passes_min_p(float distance, float min_p) {
   return portable_exp(distance) >= min_p;
 }

@@ -5,6 +5,7 @@
 
 #include "emulator/atomics.h"
 #include "emulator/block.h"
+#include "emulator/copies.h"
 #include "emulator/device_math.h"
 #include "emulator/errors.h"
 #include "emulator/keywords.h"

@@ -1,5 +1,5 @@
 import type { ActivationDType, Batch, KernelDevice, KvLayerView } from "../../lib/kernels";
-import { poisoned, random } from "./numbers";
+import { poisoned, random, rounded } from "./numbers";
 
 /** Tokens of one sequence in a ragged batch. */
 export interface Span {
@@ -162,12 +162,14 @@ export function emptyCache(
 /**
  * Writes random keys and values at all positions below `lengths` that are still on a page, with the
  * device's own rotaryKvWrite (without norm and rotation). The same numbers on every device.
+ * @param values what they are rounded to first. Default: the cache's dtype.
  */
 export function fillCache(
   device: KernelDevice,
   kv: KvLayerView,
   lengths: readonly number[],
   seed: number,
+  values: ActivationDType = kv.pool.dtype,
 ): void {
   const { numKvHeads, headDim, valueHeadDim, numMetaTokens } = kv;
   // The meta pages belong to all sequences: the first span of all that reach them writes them.
@@ -182,7 +184,7 @@ export function fillCache(
     const numbers = random(seed + 1000 * sequence + position);
     const batch = ragged([{ tokens, position, slot: 0 }]).on(device);
     const heads = (dim: number) => {
-      const data = numbers.normal(tokens * numKvHeads * dim);
+      const data = rounded(values, numbers.normal(tokens * numKvHeads * dim));
       return device.tensor(kv.pool.dtype, [tokens, numKvHeads * dim], data).heads(numKvHeads, dim);
     };
     device.rotaryKvWrite({

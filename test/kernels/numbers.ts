@@ -134,6 +134,7 @@ export function poisoned<D extends TensorDType>(
 /** A tensor inside of a larger one that is full of poison. */
 export interface Guarded<D extends TensorDType> {
   readonly tensor: Tensor<D>;
+  readonly whole: Tensor<D>;
   /** @throws Error when an element outside of `tensor` was written to. */
   check(): void;
 }
@@ -175,7 +176,7 @@ export function guarded<D extends TensorDType>(
       }
     });
   };
-  return { tensor, check };
+  return { tensor, whole, check };
 }
 
 function poison<D extends TensorDType>(dtype: D, length: number): TensorData<D> {

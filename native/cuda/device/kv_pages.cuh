@@ -10,11 +10,19 @@
 
 namespace hymba::cuda {
 
-// Offset of element d of token `slot` inside K or V of a tile (64 tokens, a multiple of 64 elements
-// each): panels of 64 elements, in a panel a row of 64 elements a token, and in a row the chunks of
-// 8 elements permuted by the token. For bf16 that is the 128-byte swizzle: a row is 128 bytes, a
-// chunk 16, and the 8 rows that ldmatrix or wgmma reads together lie in different banks.
-__host__ __device__ __forceinline__ constexpr int kv_element(int slot, int d) {
+// Offset of element d of token `slot` inside K or V of a tile, whose tokens have `dim` elements
+// each.
+//
+// A multiple of 64 elements: panels of 64, in a panel a row of 64 elements a token, and in a row
+// the chunks of 8 elements permuted by the token. For bf16 that is the 128-byte swizzle: a row is
+// 128 bytes, a chunk 16, and the 8 rows that ldmatrix or wgmma reads together lie in different
+// banks.
+//
+// Any other width, which tensor cores do not meet: a row a token.
+//
+// In both, 8 elements from a multiple of 8 on lie side by side when `dim` is a multiple of 8.
+__host__ __device__ __forceinline__ constexpr int kv_element(int slot, int d, int dim) {
+  if (dim % 64 != 0) return slot * dim + d;
   return d / 64 * (kPageTokens * 64) + slot * 64 + ((d / 8 % 8) ^ (slot % 8)) * 8 + d % 8;
 }
 
@@ -55,9 +63,11 @@ struct KvPages {
     return (position < num_meta_tokens ? position : position - num_meta_tokens) % kPageTokens;
   }
 
-  // K of the tile that column `column` of span `span` names; V follows after 64 · Dk elements.
-  __device__ __forceinline__ Act* tile(int span, int column, int kv_head) const {
-    const int page = page_table[span * table_stride + column];
+  __device__ __forceinline__ int page(int span, int column) const {
+    return page_table[span * table_stride + column];
+  }
+  // K of a head's tile in a page; V follows after 64 · Dk elements.
+  __device__ __forceinline__ Act* tile(int page, int kv_head) const {
     const int64_t tile_idx =
         (static_cast<int64_t>(page) * num_layers + layer_idx) * num_kv_heads + kv_head;
     return pool + tile_idx * kPageTokens * (head_dim + value_head_dim);

@@ -113,13 +113,20 @@ __device__ __forceinline__ float reciprocal_approx(float x) {
 
 // --- Memory order and cache hints -------------------------------------------------------------
 
-// 16 bytes that are read once: weights and K/V that need not stay in the L1.
+// 16 bytes that are read once: weights and K/V that need not stay in the L1. Not a `.nc` load,
+// which ptxas moves to either side of `griddepcontrol.wait`: weights are asked for before it, and
+// K/V must not be.
 __device__ __forceinline__ uint4 load_16_streaming(const void* global) {
   uint4 v;
-  asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
+  asm volatile("ld.global.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
                : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
                : "l"(global));
   return v;
+}
+
+// Brings the 128 bytes around an address to the L2 in the background.
+__device__ __forceinline__ void prefetch_to_l2(const void* global) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(global));
 }
 
 // Counts an arrival at `counter`, which turns from `last` to 0: returns the count before it. What

@@ -41,4 +41,19 @@ __device__ __forceinline__ T block_sum(T value, T* slots) {
   return sum;
 }
 
+// The same for any commutative and associative `combine(a, b)`.
+template <typename T, typename Combine>
+__device__ __forceinline__ T block_reduce(T value, T* slots, const Combine& combine) {
+  const int warps = (blockDim.x + kWarp - 1) / kWarp;
+#pragma unroll
+  for (int offset = kWarp / 2; offset > 0; offset /= 2)
+    value = combine(value, __shfl_xor_sync(kAllLanes, value, offset));
+  if (threadIdx.x % kWarp == 0) slots[threadIdx.x / kWarp] = value;
+  __syncthreads();
+  T result = slots[0];
+  for (int i = 1; i < warps; ++i) result = combine(result, slots[i]);
+  __syncthreads();
+  return result;
+}
+
 }  // namespace hymba::cuda

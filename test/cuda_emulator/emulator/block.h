@@ -30,12 +30,6 @@ int meet_block(Barrier kind, const Site& site, bool predicate = false);
 // Notes that the current thread waited for the grids before.
 void note_wait_for_predecessor();
 
-// Asynchronous copies of the current thread: in what order they end is not known before the wait.
-// They end as late as can be, and until then the destination holds NaNs.
-void start_copy(void* shared, const void* global, int valid_bytes, const Site& site);
-void commit_copies();
-void wait_copies(int pending);
-
 // The block's dynamic shared memory: aligned to 1024 bytes, NaNs when the block starts.
 void* dynamic_shared_memory();
 

@@ -64,9 +64,10 @@ void on_signal(int signal, siginfo_t* info, void* context) {
   gregset_t& registers = static_cast<ucontext_t*>(context)->uc_mcontext.gregs;
   fault = {signal, static_cast<const char*>(info->si_addr),
            reinterpret_cast<const void*>(registers[REG_RIP])};
+  // Go on there, as if it had been called: the place of the return address is on top of the stack.
+  stack.prepare(report_fault);
   registers[REG_RIP] = reinterpret_cast<greg_t>(&report_fault);
-  // As after a call: the return address lies on an aligned stack.
-  registers[REG_RSP] = reinterpret_cast<greg_t>(stack.top()) - 64 - 8;
+  registers[REG_RSP] = reinterpret_cast<greg_t>(stack.top()) - 8;
 }
 
 }  // namespace

@@ -8,6 +8,7 @@
 #include <sstream>
 
 #include "emulator/block.h"
+#include "emulator/copies.h"
 #include "emulator/fault.h"
 #include "emulator/fiber.h"
 #include "emulator/guarded_memory.h"
@@ -21,13 +22,6 @@ namespace {
 constexpr int kMaxThreads = 1024;
 constexpr int kMaxWarps = kMaxThreads / 32;
 
-struct Copy {
-  void* shared;
-  const void* global;
-  int valid_bytes;
-  int group;
-};
-
 struct Thread {
   uint3 idx;
   int number;
@@ -36,8 +30,7 @@ struct Thread {
   bool has_waited_for_predecessor = false;
   const char* waits_in = nullptr;
   Site site;
-  std::vector<Copy> copies;  // under way, oldest first
-  int open_group = 0;
+  CopyQueue copies;
 };
 
 // Lanes that wait for each other.
@@ -270,7 +263,6 @@ void run_block() {
     thread.stack = nullptr;
     thread.has_waited_for_predecessor = false;
     thread.copies.clear();
-    thread.open_group = 0;
   }
   for (int i = 0; i < block.num_warps; ++i) {
     const int lanes = std::min(32, block.num_threads - i * 32);
@@ -386,7 +378,7 @@ void meet_warp(const char* what, const Site& site, uint32_t mask, void* argument
   if (idx == warp.num_meetings) {
     meeting = {mask, 0, what, site};
     ++warp.num_meetings;
-  } else if (std::strcmp(meeting.what, what) != 0) {
+  } else if (meeting.what != what && std::strcmp(meeting.what, what) != 0) {
     fail_here(std::string("other lanes of the mask are in ") + meeting.what + " at " +
               text_of(meeting.site));
   }
@@ -408,32 +400,7 @@ void note_wait_for_predecessor() { current->has_waited_for_predecessor = true; }
 
 void* dynamic_shared_memory() { return dynamic_shared; }
 
-void start_copy(void* shared, const void* global, int valid_bytes, const Site& site) {
-  if (reinterpret_cast<uintptr_t>(shared) % 16 != 0 ||
-      (valid_bytes > 0 && reinterpret_cast<uintptr_t>(global) % 16 != 0))
-    fail_thread(cudaErrorMisalignedAddress, "an asynchronous copy at " + text_of(site) +
-                                                " from or to an address that is no multiple of 16");
-  if (valid_bytes < 0 || valid_bytes > 16)
-    fail_thread(cudaErrorLaunchFailure, "an asynchronous copy at " + text_of(site) + " of " +
-                                            std::to_string(valid_bytes) + " bytes");
-  std::memset(shared, kPoison, 16);
-  current->copies.push_back({shared, global, valid_bytes, current->open_group});
-}
-
-void commit_copies() { ++current->open_group; }
-
-void wait_copies(int pending) {
-  std::vector<Copy>& copies = current->copies;
-  size_t done = 0;
-  for (; done < copies.size() && copies[done].group < current->open_group - pending; ++done) {
-    const Copy& copy = copies[done];
-    char bytes[16] = {};
-    if (copy.valid_bytes > 0)
-      std::memcpy(bytes, copy.global, static_cast<size_t>(copy.valid_bytes));
-    std::memcpy(copy.shared, bytes, sizeof bytes);
-  }
-  copies.erase(copies.begin(), copies.begin() + static_cast<std::ptrdiff_t>(done));
-}
+CopyQueue& copies_of_thread() { return current->copies; }
 
 bool in_kernel() { return current != nullptr; }
 

@@ -20,14 +20,14 @@ inline void allow_successor() {}
 
 inline void copy_16_async(void* shared, const void* global, int valid_bytes = 16,
                           HYMBA_EMULATOR_SITE) {
-  emulator::start_copy(shared, global, valid_bytes, site);
+  emulator::copies_of_thread().start(shared, global, valid_bytes, site);
 }
 
-inline void commit_copies() { emulator::commit_copies(); }
+inline void commit_copies() { emulator::copies_of_thread().commit(); }
 
 template <int kPending>
 void wait_copies() {
-  emulator::wait_copies(kPending);
+  emulator::copies_of_thread().wait(kPending);
 }
 
 // --- Tensor cores -------------------------------------------------------------------------------
@@ -75,6 +75,8 @@ inline float reciprocal_approx(float x) { return flush_subnormal(1.0f / flush_su
 // --- Memory order and cache hints ---------------------------------------------------------------
 
 inline uint4 load_16_streaming(const void* global) { return *static_cast<const uint4*>(global); }
+
+inline void prefetch_to_l2(const void*) {}
 
 inline uint32_t arrive(uint32_t* counter, uint32_t last) { return atomicInc(counter, last); }
 

@@ -1,0 +1,131 @@
+// What the two kernels of selective_scan share: the parameters, and the arithmetic of a token.
+//
+// A channel belongs to a quad: 4 neighbouring lanes with a quarter of its states each. Both kernels
+// bring four outputs at a time to their quads, so that one transposed sum serves all four. They use
+// the same functions in the same order: a token's bits don't depend on which of them, or which
+// chunk of its span, it came with.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+#include "cuda/device/chunk.cuh"
+#include "cuda/device/reduce.cuh"
+#include "cuda/device/silu.cuh"
+#include "cuda/device/views.cuh"
+
+namespace hymba::cuda::scan {
+
+inline constexpr int kQuad = 4;
+inline constexpr int kBlockChannels = 32;
+inline constexpr int kThreads = kBlockChannels * kQuad;
+// Channels that are loaded together, by 16-byte accesses for bf16.
+inline constexpr int kChannelChunk = 8;
+// States a lane in the instances of the kernels: up to 16, 32 and 64 states a channel. Those beyond
+// the model's are zero and stay zero.
+inline constexpr int kMaxStatesPerLane = 16;
+inline constexpr int kMaxStates = kMaxStatesPerLane * kQuad;
+
+template <typename Act>
+struct Params {
+  DeviceBatch batch;
+  Rows<const Act> u;
+  Rows<const Act> delta;
+  Rows<const Act> b;
+  Rows<const Act> c;
+  Rows<const Act> z;
+  const float* a;
+  const float* d;
+  Rows<float> state;  // a slot a row
+  Rows<Act> out;
+  int channels;
+  int num_states;
+  bool rows_aligned;    // u, delta and z can be read in chunks of 8
+  bool bc_aligned;      // b and c can be read in chunks of a lane's states
+  bool states_aligned;  // and so can a and the states
+};
+
+// The states of one channel that one lane of its quad holds.
+template <typename Act, int kStates>
+class Lane {
+ public:
+  // Reads constants only.
+  __device__ __forceinline__ Lane(const Params<Act>& params, int channel)
+      : params_(params),
+        channel_(channel),
+        first_(static_cast<int>(threadIdx.x) % kQuad * kStates),
+        valid_(params.num_states - first_) {
+    const bool present = channel < params.channels;
+    d_ = present ? params.d[channel] : 0.0f;
+    unpack(a_log2_,
+           load_chunk<kStates>(params.a + offset(), present ? valid_ : 0, params.states_aligned));
+#pragma unroll
+    for (int n = 0; n < kStates; ++n) a_log2_[n] *= kLog2E;
+  }
+
+  // Zeroes when `slot` is below 0.
+  __device__ __forceinline__ void load_states(float (&h)[kStates], int slot) const {
+    const bool present = slot >= 0 && channel_ < params_.channels;
+    const float* from = present ? params_.state[slot] + offset() : nullptr;
+    unpack(h, load_chunk<kStates>(from, present ? valid_ : 0, params_.states_aligned));
+  }
+  __device__ __forceinline__ void store_states(const float (&h)[kStates], int slot) const {
+    if (slot >= 0 && channel_ < params_.channels)
+      store_values(params_.state[slot] + offset(), h, valid_, params_.states_aligned);
+  }
+
+  // This lane's part of b or c of a token.
+  __device__ __forceinline__ Chunk<Act, kStates> load_part(const Act* row) const {
+    return load_chunk<kStates>(row + first_, valid_, params_.bc_aligned);
+  }
+
+  // exp(delta · a).
+  __device__ __forceinline__ void decays(float (&decay)[kStates], float delta) const {
+#pragma unroll
+    for (int n = 0; n < kStates; ++n) decay[n] = exp2_approx(delta * a_log2_[n]);
+  }
+
+  // The output, from the sum of the quad's parts.
+  __device__ __forceinline__ float output(float sum, float u, float gate) const {
+    return fmaf(d_, u, sum) * gate;
+  }
+
+ private:
+  __device__ __forceinline__ int64_t offset() const {
+    return static_cast<int64_t>(channel_) * params_.num_states + first_;
+  }
+
+  const Params<Act>& params_;
+  const int channel_;
+  const int first_;  // state
+  const int valid_;  // states from the first one on
+  float a_log2_[kStates];
+  float d_;
+};
+
+// One token: h ← decay·h + delta·u·b. Returns this lane's part of Σ h·c.
+template <int kStates>
+__device__ __forceinline__ float advance(float (&h)[kStates], const float (&decay)[kStates],
+                                         float delta_u, const float (&b)[kStates],
+                                         const float (&c)[kStates]) {
+  float y = 0.0f;
+#pragma unroll
+  for (int n = 0; n < kStates; ++n) {
+    h[n] = fmaf(decay[n], h[n], delta_u * b[n]);
+    y = n == 0 ? h[n] * c[n] : fmaf(h[n], c[n], y);
+  }
+  return y;
+}
+
+// Lane j of a quad gets the sum of parts[j] over the quad: (0 + 2) + (1 + 3), whatever j is.
+__device__ __forceinline__ float quad_sums(const float (&parts)[kQuad]) {
+  const bool upper = threadIdx.x & 2, odd = threadIdx.x & 1;
+  float even_part = upper ? parts[2] : parts[0];
+  float odd_part = upper ? parts[3] : parts[1];
+  even_part += __shfl_xor_sync(kAllLanes, upper ? parts[0] : parts[2], 2);
+  odd_part += __shfl_xor_sync(kAllLanes, upper ? parts[1] : parts[3], 2);
+  return (odd ? odd_part : even_part) + __shfl_xor_sync(kAllLanes, odd ? even_part : odd_part, 1);
+}
+
+}  // namespace hymba::cuda::scan

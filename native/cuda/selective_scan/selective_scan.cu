@@ -1,0 +1,86 @@
+// Computes  for each token t of a span, each channel e and state n:
+//             s[e, n] ← exp(delta[t, e] · a[e, n]) · s[e, n] + delta[t, e] · b[t, n] · u[t, e]
+//             out[t, e] = (Σ_n s[e, n] · c[t, n] + d[e] · u[t, e]) · silu(z[t, e])
+// Shapes    u, delta, z, out [T, E] act; b, c [T, N] act; rows may be strided; a [E, N], d [E]
+// fp32;
+//           ssm_state [slots, E, N] fp32.
+// Mapping   four lanes a channel, a quarter of its states each, in registers; 32 channels a block.
+//           Spans of one token: update_kernel.cuh, four spans a block. Longer ones:
+//           scan_kernel.cuh, a block walks through a span. With spans of both kinds in a call both
+//           kernels run, and each leaves the other's spans alone.
+// Shared memory  scan: two tiles of 32 tokens, 43 KB for 16 states; update: none.
+// Numerics  state and arithmetic in fp32, exp2 by the approximate instruction (2 ulp), one rounding
+//           of the output. Sequential in time, the same operations in the same order in both
+//           kernels: the same bits however a sequence is cut.
+// Limits    N ≤ 64; a span has at least one token. No span reads a slot that another one of the
+//           same call writes.
+// Cost      N exponentials and 4·N multiply-adds a token and channel; 8·N bytes of state a channel
+//           and span. Scan: bound by the exponential unit with several sequences, by latency with
+//           one. Update: bound by memory.
+
+#include "cuda/dispatch.h"
+#include "cuda/selective_scan/scan_kernel.cuh"
+#include "cuda/selective_scan/update_kernel.cuh"
+#include "cuda/stages.h"
+
+namespace hymba::cuda {
+namespace {
+
+template <typename Act, int kStates>
+void launch_for(const SelectiveScanArgs& args, const LaunchContext& context) {
+  using namespace scan;
+  const int num_tokens = args.batch.num_tokens, num_spans = args.batch.num_spans;
+  const auto channels = static_cast<int>(args.u.dim(1));
+  const auto num_states = static_cast<int>(args.a.dim(1));
+  const TensorView a(args.a.raw(), DType::kF32, {args.a.elements()});
+  const Params<Act> params{
+      .batch = DeviceBatch(args.batch),
+      .u = Rows<const Act>(args.u),
+      .delta = Rows<const Act>(args.delta),
+      .b = Rows<const Act>(args.b),
+      .c = Rows<const Act>(args.c),
+      .z = Rows<const Act>(args.z),
+      .a = args.a.data<float>(),
+      .d = args.d.data<float>(),
+      .state = Rows<float>(args.ssm_state),
+      .out = Rows<Act>(args.out),
+      .channels = channels,
+      .num_states = num_states,
+      .rows_aligned = in_chunks<Act, kChannelChunk>(args.u) &&
+                      in_chunks<Act, kChannelChunk>(args.delta) &&
+                      in_chunks<Act, kChannelChunk>(args.z),
+      .bc_aligned = in_chunks<Act, kStates>(args.b) && in_chunks<Act, kStates>(args.c),
+      .states_aligned = num_states % 4 == 0 && in_chunks<float, kStates>(a) &&
+                        in_chunks<float, kStates>(args.ssm_state),
+  };
+
+  const auto channel_blocks = static_cast<unsigned>(ceil_div(channels, kBlockChannels));
+  // Spans have a token or more: one span of several tokens is the only call without short spans, as
+  // many spans as tokens the only one without long ones.
+  if (num_spans > 1 || num_tokens == 1)
+    launch("selective_scan (update)", context, update_kernel<Act, kStates>,
+           dim3(channel_blocks, ceil_div(num_spans, kBlockSpans)), dim3(kThreads), 0, params);
+  if (num_tokens > num_spans)
+    launch("selective_scan", context, scan_kernel<Act, kStates>, dim3(channel_blocks, num_spans),
+           dim3(kThreads), 2 * sizeof(Tile<kStates>), params);
+}
+
+}  // namespace
+
+void selective_scan(const SelectiveScanArgs& args, const LaunchContext& context) {
+  const int64_t num_states = args.a.dim(1);
+  if (num_states > scan::kMaxStates)
+    fail(ErrorCode::kModelUnsupported, "selective_scan: ", num_states,
+         " states a channel, at most ", scan::kMaxStates, " on CUDA");
+  with_act_type(args.u.dtype(), [&](auto type) {
+    using Act = decltype(type);
+    if (num_states <= 16)
+      launch_for<Act, 4>(args, context);
+    else if (num_states <= 32)
+      launch_for<Act, 8>(args, context);
+    else
+      launch_for<Act, scan::kMaxStatesPerLane>(args, context);
+  });
+}
+
+}  // namespace hymba::cuda
