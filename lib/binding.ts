@@ -146,6 +146,7 @@ export interface NativeKernelDevice {
   memoryBytes(): number;
   upload(memory: number, byteOffset: number, bytes: Uint8Array): void;
   download(memory: number, byteOffset: number, bytes: Uint8Array): void;
+  copy(to: number, toOffset: number, from: number, fromOffset: number, bytes: number): void;
   run(stage: string, fields: NativeStageFields): void;
   /** Replayable under a key from 1 on; 0: not. */
   elapsedMs(work: () => void, replayKey: number): number;

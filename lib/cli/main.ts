@@ -2,6 +2,7 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { Command } from "commander";
+import { benchCommand } from "./bench/bench";
 import { chatCommand } from "./chat";
 import type { CliContext, Library } from "./context";
 import { doctorCommand } from "./doctor";
@@ -12,7 +13,14 @@ import { type CliIo, processIo } from "./io";
 import { hymbaLibrary } from "./library";
 import { scoreCommand } from "./score";
 
-const COMMANDS = [generateCommand, chatCommand, scoreCommand, infoCommand, doctorCommand];
+const COMMANDS = [
+  generateCommand,
+  chatCommand,
+  scoreCommand,
+  infoCommand,
+  doctorCommand,
+  benchCommand,
+];
 
 const EXAMPLES = `
 Examples:
@@ -61,8 +69,10 @@ function buildProgram(context: CliContext): Command {
     })
     .showHelpAfterError("Run the command with --help for its options.")
     .addHelpText("after", EXAMPLES);
-  for (const command of COMMANDS) {
-    program.addCommand(command(context).copyInheritedSettings(program));
+  for (const create of COMMANDS) {
+    const command = create(context).copyInheritedSettings(program);
+    for (const part of command.commands) part.copyInheritedSettings(command);
+    program.addCommand(command);
   }
   return program;
 }

@@ -13,16 +13,20 @@ export function modelArgument(): Argument {
   ).default(BUNDLED_MODEL, "the bundled hymba-tiny");
 }
 
-/** Flags that say how a model is loaded. */
-export interface LoadFlags {
+/** Flags that say what a model runs on, and how precisely. */
+export interface DeviceFlags {
   readonly device?: "auto" | "cpu" | "cuda";
   readonly dtype?: "bfloat16" | "float32";
   readonly threads?: number;
+}
+
+/** Flags that say how a model is loaded. */
+export interface LoadFlags extends DeviceFlags {
   readonly context?: number;
 }
 
-/** Adds the options of {@link LoadFlags}. */
-export function addLoadOptions(command: Command): Command {
+/** Adds the options of {@link DeviceFlags}. */
+export function addDeviceOptions(command: Command): Command {
   return command
     .optionsGroup("Loading:")
     .addOption(
@@ -38,8 +42,16 @@ export function addLoadOptions(command: Command): Command {
         "float32",
       ]),
     )
-    .option("--context <tokens>", "longest sequence (default: the model's limit)", integer(1))
     .option("--threads <count>", "CPU threads (default: all cores)", integer(1, 1024));
+}
+
+/** Adds the options of {@link LoadFlags}. */
+export function addLoadOptions(command: Command): Command {
+  return addDeviceOptions(command).option(
+    "--context <tokens>",
+    "longest sequence (default: the model's limit)",
+    integer(1),
+  );
 }
 
 /** The flags of {@link addLoadOptions} as options of `HymbaModel.load`. */
@@ -62,7 +74,8 @@ function number(isValid: (value: number) => boolean, expected: string): (text: s
 
 const anyNumber = number(() => true, "a number");
 const notNegative = number((value) => value >= 0, "a number >= 0");
-const positive = number((value) => value > 0, "a number > 0");
+/** A parser of numbers above zero, for commander. */
+export const positive = number((value) => value > 0, "a number > 0");
 
 /** Flags that say how tokens are chosen; each is named like the option of `model.generate`. */
 export interface SamplingFlags {
@@ -108,7 +121,7 @@ export function addSamplingOptions(command: Command): Command {
       "end before this text (\\n is a new line); may be repeated",
       collectStop,
     )
-    .option("--stop-token-ids <ids>", "end at these tokens, divided by commas", tokenIds)
+    .option("--stop-token-ids <ids>", "end at these tokens, divided by commas", integers(0))
     .option("--ignore-eos", "go on after the end-of-text token");
 }
 
@@ -148,8 +161,9 @@ export function integer(min: number, max = Number.MAX_SAFE_INTEGER): (text: stri
   };
 }
 
-function tokenIds(text: string): number[] {
-  return text.split(",").map((part) => integer(0)(part.trim()));
+/** A parser of integers with commas between them, for commander. */
+export function integers(min: number, max?: number): (text: string) => number[] {
+  return (text) => text.split(",").map((part) => integer(min, max)(part.trim()));
 }
 
 const ESCAPES: Readonly<Record<string, string>> = { n: "\n", t: "\t", r: "\r", "\\": "\\" };

@@ -1,20 +1,24 @@
-import type { HymbaModel } from "../model";
+import type { HymbaModel, MemoryOptions } from "../model";
 import type { CliContext } from "./context";
 import { type LoadFlags, loadOptions } from "./options";
 import { Progress } from "./progress";
 
-/** Loads a model for one sequence, lets the command use it and disposes of it, come what may. */
+/**
+ * Loads a model, lets the command use it and disposes of it, come what may.
+ * @param limits what it is loaded for, besides the flags. Default one sequence.
+ */
 export async function withModel(
   context: CliContext,
   path: string,
   flags: LoadFlags,
   use: (model: HymbaModel) => Promise<void>,
+  limits: MemoryOptions = { maxSequences: 1 },
 ): Promise<void> {
   const progress = new Progress(context.io);
   const model = await context.library
     .loadModel(path, {
       ...loadOptions(flags),
-      maxSequences: 1,
+      ...limits,
       signal: context.signal,
       onProgress: ({ stage, fraction }) => progress.update(stage, fraction),
     })

@@ -129,6 +129,40 @@ export class KernelDevice {
     return new Matrix(this.#native, blocks, activations);
   }
 
+  /**
+   * Copies `from` to `to`, in the order of the stages. They must not overlap.
+   * @throws TypeError, RangeError when one is no tensor of this device, when dtype or shape differ, or
+   * when there are gaps between rows; HymbaError ERR_DISPOSED.
+   */
+  copy<D extends TensorDType>(to: Tensor<D>, from: Tensor<D>): void {
+    for (const [name, tensor] of [
+      ["to", to],
+      ["from", from],
+    ] as const) {
+      if (!(tensor instanceof Tensor)) {
+        throw new TypeError(`${name} must be a Tensor, got ${show(tensor)}`);
+      }
+      if (!tensor.belongsTo(this.#native)) {
+        throw new TypeError(`${name} is a tensor of another device`);
+      }
+    }
+    if (to.dtype !== from.dtype || to.shape.join() !== from.shape.join()) {
+      const describe = ({ dtype, shape }: Tensor): string => `${dtype} [${shape.join(", ")}]`;
+      throw new RangeError(`to is ${describe(to)}, from is ${describe(from)}`);
+    }
+    const target = to.contiguousBytes("to");
+    const source = from.contiguousBytes("from");
+    callNative(() =>
+      this.#native.copy(
+        target.memory,
+        target.byteOffset,
+        source.memory,
+        source.byteOffset,
+        source.bytes,
+      ),
+    );
+  }
+
   /** Embeds tokens: {@link EmbedTokensArgs}. */
   embedTokens(args: EmbedTokensArgs): void {
     this.#run("embedTokens", args);

@@ -38,6 +38,8 @@ export class Matrix {
   readonly cols: number;
   /** Two when a gate and an up projection are stacked, else one. */
   readonly numBlocks: number;
+  /** What its elements were stored in. */
+  readonly dtype: WeightDType;
   /** The dtype of the activations that it can be multiplied by. */
   readonly activations: ActivationDType;
   readonly #native: NativeKernelDevice;
@@ -53,6 +55,7 @@ export class Matrix {
     this.rows = first.rows;
     this.cols = first.cols;
     this.numBlocks = blocks.length;
+    this.dtype = first.dtype;
     this.activations = checkChoice("activations", activations, ["f32", "bf16"]);
     this.#native = native;
     const nativeBlocks = blocks.map(({ rows, cols, dtype, data }) => {

@@ -104,6 +104,15 @@ export class Tensor<D extends TensorDType = TensorDType> {
     return product(this.shape);
   }
 
+  /** @internal Where its bytes are. @throws RangeError when there are gaps between them. */
+  contiguousBytes(name: string): { memory: number; byteOffset: number; bytes: number } {
+    if (this.rowStride !== this.#rowElements) {
+      throw new RangeError(`${name} must have no gaps between its rows`);
+    }
+    const bytes = this.length * elementBytes(this.dtype);
+    return { memory: this.#memory.id, byteOffset: this.#byteOffset, bytes };
+  }
+
   /** The elements in order, copied to the host; `bf16` as fp32. Waits for the stages before. */
   read(): TensorValues<D> {
     const bits = this.readBits();

@@ -49,18 +49,18 @@ class NativeKernelDevice final : public Napi::ObjectWrap<NativeKernelDevice> {
  public:
   static void init(Napi::Env env, Napi::Object exports) {
     using Self = NativeKernelDevice;
-    exports.Set(
-        "NativeKernelDevice",
-        DefineClass(
-            env, "NativeKernelDevice",
-            {InstanceMethod<&Self::allocate>("allocate"),
-             InstanceMethod<&Self::import_matrix>("importMatrix"),
-             InstanceMethod<&Self::release>("release"),
-             InstanceMethod<&Self::memory_bytes>("memoryBytes"),
-             InstanceMethod<&Self::upload>("upload"), InstanceMethod<&Self::download>("download"),
-             InstanceMethod<&Self::run>("run"), InstanceMethod<&Self::elapsed_ms>("elapsedMs"),
-             InstanceMethod<&Self::synchronize>("synchronize"),
-             InstanceMethod<&Self::dispose>("dispose")}));
+    exports.Set("NativeKernelDevice",
+                DefineClass(env, "NativeKernelDevice",
+                            {InstanceMethod<&Self::allocate>("allocate"),
+                             InstanceMethod<&Self::import_matrix>("importMatrix"),
+                             InstanceMethod<&Self::release>("release"),
+                             InstanceMethod<&Self::memory_bytes>("memoryBytes"),
+                             InstanceMethod<&Self::upload>("upload"),
+                             InstanceMethod<&Self::download>("download"),
+                             InstanceMethod<&Self::copy>("copy"), InstanceMethod<&Self::run>("run"),
+                             InstanceMethod<&Self::elapsed_ms>("elapsedMs"),
+                             InstanceMethod<&Self::synchronize>("synchronize"),
+                             InstanceMethod<&Self::dispose>("dispose")}));
   }
 
   explicit NativeKernelDevice(const Napi::CallbackInfo& info) : ObjectWrap(info) {
@@ -169,6 +169,14 @@ class NativeKernelDevice final : public Napi::ObjectWrap<NativeKernelDevice> {
       auto bytes = info[2].As<Napi::Uint8Array>();
       idle_backend().download(bytes.Data(), range(info[0], info[1], bytes.ByteLength()),
                               bytes.ByteLength());
+    });
+  }
+
+  // copy(to, toOffset, from, fromOffset, bytes), in the order of the stages
+  void copy(const Napi::CallbackInfo& info) {
+    guarded(info.Env(), [&] {
+      const auto bytes = static_cast<size_t>(get_int64(info[4]));
+      backend().copy(range(info[0], info[1], bytes), range(info[2], info[3], bytes), bytes);
     });
   }
 

@@ -1,12 +1,16 @@
 import { execFile, execFileSync } from "node:child_process";
-import { readdirSync, statSync } from "node:fs";
+import { existsSync, readdirSync, statSync } from "node:fs";
 import { join } from "node:path";
 
 /** Folder of the package. Scripts that run in it find the package under its own name. */
 export const ROOT = join(__dirname, "..", "..");
 
-/** Compiles lib/ unless dist/ is newer than all of it: other processes and threads run dist/. */
+/**
+ * Compiles lib/ unless dist/ is newer than all of it: other processes and threads run dist/. A GPU
+ * bundle has no sources, and is compiled.
+ */
 export function ensureBuilt(): void {
+  if (!existsSync(join(ROOT, "lib", "index.ts"))) return;
   const built = statSync(join(ROOT, "dist", "index.js"), { throwIfNoEntry: false });
   const sources = readdirSync(join(ROOT, "lib"), { recursive: true, encoding: "utf8" });
   const newest = Math.max(...sources.map((name) => statSync(join(ROOT, "lib", name)).mtimeMs));

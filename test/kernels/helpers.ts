@@ -61,9 +61,13 @@ export function describeCuda(name: string, define: (device: KernelDevice) => voi
   }
 }
 
-/** `test` for what only a real GPU does in bearable time; skipped on the emulator. */
+/**
+ * `test` for what only a real GPU does in bearable time; skipped on the emulator, and with
+ * HYMBA_SMALL_TESTS=1 in the environment, as under a sanitizer.
+ */
 export function bigTest(name: string, run: () => void, timeoutMs?: number): void {
   const device = gpu();
-  const isReal = device !== undefined && device.name !== EMULATOR;
-  (isReal ? test : test.skip)(name, run, timeoutMs);
+  const isFast = device !== undefined && device.name !== EMULATOR;
+  const isWanted = isFast && process.env["HYMBA_SMALL_TESTS"] !== "1";
+  (isWanted ? test : test.skip)(name, run, timeoutMs);
 }

@@ -1,0 +1,297 @@
+/** Calls of the stages with random arguments, as the forward pass makes them. */
+import type { VisibleKeys } from "../../cost/keys";
+import { MAX_TOP_LOGPROBS, packSamplingRows, type StageArgs, type StageName } from "../../kernels";
+import type { Inputs } from "./inputs";
+
+/** A stage and what it is called with. */
+export type StageCall = {
+  readonly [Stage in StageName]: {
+    readonly stage: Stage;
+    readonly args: StageArgs[Stage];
+    /** For `attention`. */
+    readonly keys?: VisibleKeys;
+  };
+}[StageName];
+
+/** The first stage of a step. */
+export function embedTokens(inputs: Inputs): StageCall {
+  const { hiddenSize, vocabSize } = inputs.config;
+  const args = {
+    tokenIds: inputs.tokenIds(),
+    table: inputs.matrix(vocabSize, hiddenSize),
+    out: inputs.zeroes("f32", [inputs.load.tokens, hiddenSize]),
+  };
+  return { stage: "embedTokens", args };
+}
+
+/** From the residual stream. */
+export function rmsNorm(inputs: Inputs): StageCall {
+  const { hiddenSize, rmsNormEps } = inputs.config;
+  const args = {
+    in: inputs.floats([inputs.load.tokens, hiddenSize]),
+    weight: inputs.floats([hiddenSize]),
+    epsilon: rmsNormEps,
+    out: inputs.activations(hiddenSize),
+  };
+  return { stage: "rmsNorm", args };
+}
+
+/** in_proj of a layer with K/V of its own. */
+export function inProj(inputs: Inputs): StageCall {
+  return projection(inputs, inProjRows(inputs));
+}
+
+/** in_proj of a layer that reads another layer's K/V. */
+export function inProjConsumer(inputs: Inputs): StageCall {
+  const { hiddenSize, innerSize } = inputs.config;
+  return projection(inputs, hiddenSize + 2 * innerSize);
+}
+
+/** In a window layer with K/V of its own. */
+export function rotaryKvWrite(inputs: Inputs): StageCall {
+  const { config, load } = inputs;
+  const { numHeads, numKvHeads, headDim, valueHeadDim } = config;
+  const { q, k, v } = inProjParts(inputs);
+  const positions = config.numMetaTokens + load.context + load.tokens;
+  const args = {
+    batch: inputs.batch(),
+    q: q.heads(numHeads, headDim),
+    k: k.heads(numKvHeads, headDim),
+    v: v.heads(numKvHeads, valueHeadDim),
+    normEpsilon: config.rmsNormEps,
+    cosSin: inputs.floats([positions, headDim]),
+    kv: inputs.cache(config.slidingWindow).kv,
+  };
+  return { stage: "rotaryKvWrite", args };
+}
+
+/** Over the window and the meta tokens. */
+export function windowAttention(inputs: Inputs): StageCall {
+  return attention(inputs, inputs.config.slidingWindow);
+}
+
+/** Over everything. */
+export function globalAttention(inputs: Inputs): StageCall {
+  return attention(inputs, -1);
+}
+
+/** Over the x of in_proj. */
+export function causalConv1d(inputs: Inputs): StageCall {
+  const { innerSize, convWidth } = inputs.config;
+  const states = inputs.activations((convWidth - 1) * innerSize, inputs.load.sequences);
+  const args = {
+    batch: inputs.batch(),
+    u: inProjParts(inputs).x,
+    weight: inputs.floats([innerSize, convWidth]),
+    bias: inputs.floats([innerSize]),
+    convState: states.heads(convWidth - 1, innerSize),
+    out: inputs.activations(innerSize),
+  };
+  return { stage: "causalConv1d", args };
+}
+
+/** With the three inner norms. */
+export function xProj(inputs: Inputs): StageCall {
+  const { innerSize, dtRank, stateSize, rmsNormEps } = inputs.config;
+  const args = {
+    u: inputs.activations(innerSize),
+    weight: inputs.matrix(dtRank + 2 * stateSize, innerSize),
+    dtNorm: inputs.floats([dtRank]),
+    bNorm: inputs.floats([stateSize]),
+    cNorm: inputs.floats([stateSize]),
+    epsilon: rmsNormEps,
+    out: inputs.activations(dtRank + 2 * stateSize),
+  };
+  return { stage: "xProj", args };
+}
+
+/** From the dt of x_proj. */
+export function dtProj(inputs: Inputs): StageCall {
+  const { innerSize, dtRank, stateSize } = inputs.config;
+  const args = {
+    dt: inputs.activations(dtRank + 2 * stateSize).columns(0, dtRank),
+    weight: inputs.matrix(innerSize, dtRank),
+    bias: inputs.floats([innerSize]),
+    delta: inputs.activations(innerSize),
+  };
+  return { stage: "dtProj", args };
+}
+
+/** From a state, to the same. */
+export function selectiveScan(inputs: Inputs): StageCall {
+  const { innerSize, dtRank, stateSize } = inputs.config;
+  const projected = inputs.activations(dtRank + 2 * stateSize);
+  const a = inputs.floats([innerSize, stateSize]);
+  const delta = inputs.activations(innerSize);
+  // Signs and sizes as in a model: states fade.
+  a.write(a.read().map((value) => -1 - Math.abs(value)));
+  delta.write(delta.read().map((value) => Math.abs(value) / 16));
+  const args = {
+    batch: inputs.batch(),
+    u: inputs.activations(innerSize),
+    delta,
+    b: projected.columns(dtRank, stateSize),
+    c: projected.columns(dtRank + stateSize, stateSize),
+    z: inProjParts(inputs).z,
+    a,
+    d: inputs.floats([innerSize]),
+    ssmState: inputs.floats([inputs.load.sequences, innerSize, stateSize]),
+    out: inputs.activations(innerSize),
+  };
+  return { stage: "selectiveScan", args };
+}
+
+/** Of both branches. */
+export function fuseHeads(inputs: Inputs): StageCall {
+  const { innerSize, rmsNormEps } = inputs.config;
+  const args = {
+    attention: inputs.activations(innerSize),
+    mamba: inputs.activations(innerSize),
+    attentionWeight: inputs.floats([innerSize]),
+    mambaWeight: inputs.floats([innerSize]),
+    epsilon: rmsNormEps,
+    out: inputs.activations(innerSize),
+  };
+  return { stage: "fuseHeads", args };
+}
+
+/** Added to the residual stream. */
+export function outProj(inputs: Inputs): StageCall {
+  return residual(inputs, inputs.config.innerSize);
+}
+
+/** Gate and up. */
+export function gatedLinear(inputs: Inputs): StageCall {
+  const { hiddenSize, intermediateSize, mlpActivation } = inputs.config;
+  const blocks = mlpActivation === "silu" ? 2 : 1;
+  const args = {
+    in: inputs.activations(hiddenSize),
+    weight: inputs.matrix(intermediateSize, hiddenSize, blocks),
+    activation: mlpActivation,
+    out: inputs.activations(intermediateSize),
+  };
+  return { stage: "gatedLinear", args };
+}
+
+/** Added to the residual stream. */
+export function downProj(inputs: Inputs): StageCall {
+  return residual(inputs, inputs.config.intermediateSize);
+}
+
+/** The last row of each sequence. */
+export function gatherRows(inputs: Inputs): StageCall {
+  const { tokens } = inputs.load;
+  const shape = [tokens, inputs.config.hiddenSize];
+  const args = {
+    in: inputs.floats(shape),
+    rows: inputs.integers(Array.from({ length: tokens }, (_, row) => tokens - 1 - row)),
+    out: inputs.zeroes("f32", shape),
+  };
+  return { stage: "gatherRows", args };
+}
+
+/** One row a sequence. */
+export function lmHead(inputs: Inputs): StageCall {
+  const { hiddenSize, vocabSize } = inputs.config;
+  const args = {
+    in: inputs.activations(hiddenSize),
+    weight: inputs.matrix(vocabSize, hiddenSize),
+    out: inputs.zeroes("f32", [inputs.load.tokens, vocabSize]),
+  };
+  return { stage: "linear", args };
+}
+
+/** The most likely token. */
+export function sampleGreedily(inputs: Inputs): StageCall {
+  return sample(inputs, { temperature: 0 });
+}
+
+/** A draw from the most likely tokens. */
+export function sampleTopP(inputs: Inputs): StageCall {
+  return sample(inputs, { temperature: 0.8, topP: 0.95 });
+}
+
+/** One a sequence. */
+export function tokenLogprobs(inputs: Inputs): StageCall {
+  const { tokens } = inputs.load;
+  const args = {
+    logits: inputs.floats([tokens, inputs.config.vocabSize]),
+    tokens: inputs.tokenIds(),
+    logprob: inputs.zeroes("f32", [tokens]),
+  };
+  return { stage: "tokenLogprobs", args };
+}
+
+function inProjRows({ config }: Inputs): number {
+  const { hiddenSize, numKvHeads, headDim, valueHeadDim, innerSize } = config;
+  return hiddenSize + numKvHeads * (headDim + valueHeadDim) + 2 * innerSize;
+}
+
+/** What in_proj of a layer with K/V of its own writes: its parts are columns of the same rows. */
+function inProjParts(inputs: Inputs) {
+  const { hiddenSize, numKvHeads, headDim, valueHeadDim, innerSize } = inputs.config;
+  const whole = inputs.activations(inProjRows(inputs));
+  let begin = 0;
+  const take = (columns: number) => whole.columns((begin += columns) - columns, columns);
+  return {
+    q: take(hiddenSize),
+    k: take(numKvHeads * headDim),
+    v: take(numKvHeads * valueHeadDim),
+    x: take(innerSize),
+    z: take(innerSize),
+  };
+}
+
+function projection(inputs: Inputs, rows: number): StageCall {
+  const { hiddenSize } = inputs.config;
+  const args = {
+    in: inputs.activations(hiddenSize),
+    weight: inputs.matrix(rows, hiddenSize),
+    out: inputs.activations(rows),
+  };
+  return { stage: "linear", args };
+}
+
+function residual(inputs: Inputs, cols: number): StageCall {
+  const { hiddenSize } = inputs.config;
+  const args = {
+    in: inputs.activations(cols),
+    weight: inputs.matrix(hiddenSize, cols),
+    out: inputs.floats([inputs.load.tokens, hiddenSize]),
+    accumulate: true,
+  };
+  return { stage: "linear", args };
+}
+
+function attention(inputs: Inputs, window: number): StageCall {
+  const { numHeads, headDim, valueHeadDim } = inputs.config;
+  const { kv, keys } = inputs.cache(window);
+  const args = {
+    batch: inputs.batch(),
+    q: inProjParts(inputs).q.heads(numHeads, headDim),
+    kv,
+    window,
+    scale: 1 / Math.sqrt(headDim),
+    out: inputs.activations(numHeads * valueHeadDim).heads(numHeads, valueHeadDim),
+  };
+  return { stage: "attention", args, keys };
+}
+
+function sample(inputs: Inputs, options: { temperature: number; topP?: number }): StageCall {
+  const { vocabSize } = inputs.config;
+  const { tokens } = inputs.load;
+  const packed = packSamplingRows(
+    Array.from({ length: tokens }, () => options),
+    vocabSize,
+  );
+  const args = {
+    logits: inputs.floats([tokens, vocabSize], 3),
+    rows: inputs.integers(packed.rows, packed.rows.length / tokens),
+    history: inputs.zeroes("u16", [tokens, vocabSize]),
+    token: inputs.zeroes("i32", [tokens]),
+    logprob: inputs.zeroes("f32", [tokens]),
+    topTokens: inputs.zeroes("i32", [tokens, MAX_TOP_LOGPROBS]),
+    topLogprobs: inputs.zeroes("f32", [tokens, MAX_TOP_LOGPROBS]),
+  };
+  return { stage: "sample", args };
+}
