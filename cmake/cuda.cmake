@@ -53,13 +53,15 @@ elseif(HYMBA_CUDA STREQUAL "EMULATED")
 else()
   set(HYMBA_WITH_CUDA ON)
   # Machine code for the parts that we tune for, and PTX (`90` without `-real`) for newer ones.
-  set(CMAKE_CUDA_ARCHITECTURES 80-real 89-real 90)
+  set(HYMBA_CUDA_TARGETS "80-real;89-real;90" CACHE STRING
+      "What kernels are compiled for, as CMAKE_CUDA_ARCHITECTURES: one target builds faster")
+  set(CMAKE_CUDA_ARCHITECTURES ${HYMBA_CUDA_TARGETS})
   # CMakeLists.txt links the static runtime by its path, which works for every layout of the toolkit.
   set(CMAKE_CUDA_RUNTIME_LIBRARY None)
   enable_language(CUDA)
   find_package(CUDAToolkit REQUIRED)
   string(REGEX MATCH "^[0-9]+\\.[0-9]+" HYMBA_CUDA_VERSION "${CMAKE_CUDA_COMPILER_VERSION}")
-  set(HYMBA_CUDA_ARCHITECTURES "sm_80, sm_89, sm_90a")
+  list(JOIN HYMBA_CUDA_TARGETS ", " HYMBA_CUDA_ARCHITECTURES)
   message(NOTICE
     "hymba: building with CUDA ${HYMBA_CUDA_VERSION} for ${HYMBA_CUDA_ARCHITECTURES}")
 endif()

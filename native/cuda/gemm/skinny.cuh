@@ -12,22 +12,21 @@
 //           factors agree: step s of chunk c takes elements 4s to 4s+3 of the chunks c of the four
 //           lanes. Activations are loaded the same way, through the L1, which the blocks of a
 //           multiprocessor share.
-// Shared    [warps][16][kCols + 8] fp32: the sums of 16 rows, a round for each row tile. The
-// padding
-//           puts the rows that half a warp accesses together into different banks.
-// Numerics  Each warp adds up its columns in fp32, in order; then the warps' sums are added in
-// order.
-//           Neither depends on T, nor on which tile a row or column lies in.
-// Limits    None on T, K, N; rows of `in` 16-byte aligned.
-// Cost      N·K·2 bytes of weights once from memory; T·K·2 bytes of activations for every tile,
-// from
-//           L1 and L2. Bound by memory to T ≈ 64, by L2 and matrix instructions above.
+// Shared    [warps][16][kCols + 8] fp32: the sums of 16 rows, a round for each row tile. Padded, so
+//           that the rows which half a warp accesses together lie in different banks.
+// Numerics  Each warp adds up its columns in fp32, in order (a last block of fewer than 64 first),
+//           then the warps' sums are added in order. That depends neither on T, nor on the tile
+//           that a row or column lies in.
+// Limits    Rows of `in` 16-byte aligned, and all of them within 2^31 elements.
+// Cost      N·K·2 bytes of weights once from memory; for every tile T·K·2 bytes of activations from
+//           the L1 and L2. Bound by memory to T ≈ 64, by L2 and matrix instructions above.
 #pragma once
 
 #include <cuda_runtime.h>
 
 #include <cstdint>
 
+#include "core/error.h"
 #include "cuda/device/ptx.cuh"
 #include "cuda/device/reduce.cuh"
 #include "cuda/device/shared.cuh"
@@ -38,7 +37,7 @@
 
 namespace hymba::cuda {
 
-template <int kRows_, int kCols_, int kDepth_, bool kAhead_, int kResidentThreads_>
+template <int kRows_, int kCols_, int kDepth_, bool kAhead_>
 struct SkinnyConfig {
   static constexpr int kRows = kRows_;
   static constexpr int kCols = kCols_;
@@ -50,18 +49,19 @@ struct SkinnyConfig {
   static constexpr int kDepth = kDepth_;
   // Whether the activations of the next block are loaded before this one is multiplied.
   static constexpr bool kAhead = kAhead_;
-  // What one multiprocessor should hold, which sets the limit of registers. 384 threads: 168, and
-  // at 4 warps a block three blocks; 512: 128 and four.
-  static constexpr int kResidentThreads = kResidentThreads_;
+  // What a multiprocessor is to have room for, which sets the limit of registers. 384 threads: 168
+  // registers, and three blocks of 4 warps or one of 8.
+  static constexpr int kResidentThreads = 384;
   static constexpr int kSharedStride = kCols + 8;
 };
-// 64 KB of weights under way on a multiprocessor where there is one block of 8 warps, 96 KB where
-// there are three of 4.
-using Skinny16x16 = SkinnyConfig<16, 16, 6, true, 384>;
-using Skinny16x32 = SkinnyConfig<16, 32, 3, true, 384>;
-using Skinny32x32 = SkinnyConfig<32, 32, 2, false, 384>;
-// 64 registers of sums leave room for 48 KB.
-using Skinny64x32 = SkinnyConfig<64, 32, 1, false, 384>;
+// As deep as the registers allow. At 3 TB/s a multiprocessor needs about 20 KB under way; more is
+// what it can read ahead while the predecessor ends. Narrow tiles, of which a multiprocessor gets
+// one block of 8 warps: 96 KB. Wide ones, two to three blocks of 4 warps: about 100 KB.
+using Skinny16x16 = SkinnyConfig<16, 16, 6, true>;
+using Skinny16x32 = SkinnyConfig<16, 32, 3, true>;
+// Here sums and activations take the registers: 64 and 32 KB.
+using Skinny32x32 = SkinnyConfig<32, 32, 2, false>;
+using Skinny64x32 = SkinnyConfig<64, 32, 1, false>;
 
 // A lane's chunks of the weights in a block of 64 columns: [8-row group][c, c + 4].
 template <int kGroups>
@@ -300,6 +300,9 @@ __global__ void __launch_bounds__(Config::kResidentThreads)
 template <typename Config, typename Epilogue>
 void skinny_gemm(const char* stage, const PackedOperands& operands, const Epilogue& epilogue,
                  const LaunchContext& context) {
+  if (operands.rows * operands.in_stride >= int64_t{1} << 31)
+    fail(ErrorCode::kInvalidArgument, stage, ": ", operands.rows, " rows that are ",
+         operands.in_stride, " elements apart, 2^31 elements is the limit");
   const int warps = split_warps(operands.cols);
   const int chunks = ceil_div(operands.rows, Config::kRows);
   const int tiles = ceil_div(operands.groups, Config::kGroups);

@@ -1,25 +1,21 @@
 // Computes  out = epilogue(in · weightᵀ) for many rows of activations: the prefill regime, bound by
 //           matrix instructions. Runs on any part from sm_80 on.
 // Shapes    in [T, K] bf16, rows may be strided; weight packed (cuda/packed_matrix.h).
-// Mapping   A block computes a tile of kRows rows of activations by kCols rows of the matrix, a
-// warp
-//           a part of it that it holds in registers. Blocks are numbered so that those which run at
+// Mapping   A block computes a tile of kRows rows of activations by kCols rows of the matrix; each
+//           warp holds a part of it in registers. Blocks are numbered so that those which run at
 //           the same time form a near square of tiles: their rows meet in the L2.
 //           64 columns of both factors make a stage; kStages - 1 of them are under way while one is
 //           multiplied. The weights of the first are asked for while the predecessor still runs.
-// Shared    Of each stage: [kRows][64] activations, swizzled like the matrix (chunk ^ row % 8),
-// then
+// Shared    Of each stage: [kRows][64] activations, swizzled like the matrix (chunk ^ row % 8);
 //           [kCols / 8][8][64] weights, as they are.
 // Numerics  Sums in fp32, over the columns in order. A row's result does not depend on T.
-// Limits    None on T, K, N; rows of `in` 16-byte aligned.
-// Cost      2·T·N·K flops. 128x128: per stage 256 clocks of shared memory to fill it and 768 to
-// read
-//           it, against about 760 for mma.sync on an H100; two blocks overlap.
+// Limits    Rows of `in` 16-byte aligned.
+// Cost      2·T·N·K flops. A stage of 128x128 takes 256 clocks of shared memory to fill and 768 to
+//           read, against about 760 of mma.sync on an H100; two blocks overlap.
 #pragma once
 
 #include <cuda_runtime.h>
 
-#include <algorithm>
 #include <cstdint>
 
 #include "cuda/device/ptx.cuh"

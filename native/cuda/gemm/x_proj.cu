@@ -1,16 +1,13 @@
 // Computes  [dt | B | C] = u · weightᵀ, then each through its own RMSNorm, if there are norms.
 // Shapes    u [T, E], weight [R + 2N, E], norms [R], [N], [N] fp32, out [T, R + 2N]; rows of u and
 //           out may be strided.
-// Mapping   A norm needs a whole row, which several blocks of the product compute: hence the
-// product
-//           goes to the scratch, in fp32, and a second kernel takes a warp a row.
+// Mapping   A norm needs a whole row, which several blocks of the product compute: the product goes
+//           to the scratch, in fp32, and a second kernel takes a warp a row.
 // Numerics  The norms see the sums unrounded; squares are added in fp32, 32 lanes and a butterfly;
 //           one rounding to out's dtype.
 // Cost      Beside the product, 8·T·(R + 2N) bytes through the L2.
 
 #include "cuda/gemm/x_proj.h"
-
-#include <algorithm>
 
 #include "cuda/device/convert.cuh"
 #include "cuda/device/ptx.cuh"
