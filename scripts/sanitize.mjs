@@ -1,6 +1,6 @@
 // Runs the kernel tests at small shapes under compute-sanitizer, each file and tool in a process of its own.
 import { spawnSync } from "node:child_process";
-import { existsSync, mkdirSync, readdirSync, readFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import path from "node:path";
 import { parseArgs } from "node:util";
 
@@ -28,7 +28,6 @@ const SUMMARY = /ERROR SUMMARY: (\d+) error|RACECHECK SUMMARY: (\d+) hazard/g;
 /** The exit code that stands for findings; Jest has 1. */
 const FOUND = 86;
 
-
 /** @returns {string} */
 function findSanitizer() {
   const { COMPUTE_SANITIZER, CUDA_HOME, CUDA_PATH, PATH = "" } = process.env;
@@ -36,14 +35,14 @@ function findSanitizer() {
     ...PATH.split(":"),
     ...[CUDA_HOME, CUDA_PATH, "/usr/local/cuda"].map((home) => path.join(home ?? "", "bin")),
   ];
-  const candidates = [
-    COMPUTE_SANITIZER,
-    ...folders.map((folder) => path.join(folder, "compute-sanitizer")),
-  ];
-  const found = candidates.find((file) => file && path.isAbsolute(file) && existsSync(file));
+  const inFolders = folders.map((folder) => path.join(folder, "compute-sanitizer"));
+  const candidates = COMPUTE_SANITIZER ? [COMPUTE_SANITIZER] : inFolders;
+  const found = candidates.find((file) => path.isAbsolute(file) && existsSync(file));
   if (found !== undefined) return found;
   throw new Error(
-    "compute-sanitizer is not there: install the CUDA toolkit, or name it in COMPUTE_SANITIZER",
+    COMPUTE_SANITIZER
+      ? `COMPUTE_SANITIZER names no file: ${COMPUTE_SANITIZER} (the whole path is needed)`
+      : "compute-sanitizer is not there: install the CUDA toolkit, or name it in COMPUTE_SANITIZER",
   );
 }
 
@@ -77,6 +76,7 @@ function runOne(sanitizer, tool, test) {
   const log = path.join(root, "build", "sanitize", `${test}.${tool}.log`);
   const jest = path.join(root, "node_modules", "jest", "bin", "jest.js");
   const config = path.join(root, isBundle ? "jest.config.mjs" : "jest.config.js");
+  rmSync(log, { force: true });
   const start = performance.now();
   const { status, error, stdout } = spawnSync(
     sanitizer,
@@ -95,16 +95,20 @@ function runOne(sanitizer, tool, test) {
   );
   if (error !== undefined) throw new Error(`${sanitizer} does not run: ${error.message}`);
   const report = existsSync(log) ? readFileSync(log, "utf8") : "";
-  const findings = [...report.matchAll(SUMMARY)].reduce(
+  const summaries = [...report.matchAll(SUMMARY)];
+  const findings = summaries.reduce(
     (sum, [, errors, hazards]) => sum + Number(errors ?? hazards),
     0,
   );
   const seconds = `${((performance.now() - start) / 1000).toFixed(0)} s`;
-  if (status === 0 && findings === 0) return { ok: true, text: `clean, ${seconds}` };
+  if (status === 0 && summaries.length > 0 && findings === 0) {
+    return { ok: true, text: `clean, ${seconds}` };
+  }
   // The tool's own words, or else those of the tests.
   console.error(findings > 0 ? report : `${stdout}\n${report}`);
   if (findings > 0) return { ok: false, text: `${findings} found, ${seconds}` };
-  return { ok: false, text: `exit code ${status}, ${seconds}` };
+  const reason = status === 0 ? "no summary" : `exit code ${status}`;
+  return { ok: false, text: `${reason}, ${seconds}` };
 }
 
 function main() {

@@ -188,7 +188,7 @@ describe("hymba bench", () => {
     [["decode", "--batch", "0"], /integer >= 1/],
     [["decode", "--batch", "1,x"], /integer >= 1/],
     [["prefill", "--peak-tflops", "0"], /number > 0/],
-    [["kernels", "--only", "linear,nothing"], /no stage "nothing", only embedTokens, rmsNorm/],
+    [["kernels", "--only", "linear,nothing"], /no stage "nothing", only countTokens, embedTokens/],
     [["kernels", "--no-such-option"], /unknown option/],
   ])("%j is a wrong command line", async (argv, message) => {
     const { code, out, err } = await bench(argv);

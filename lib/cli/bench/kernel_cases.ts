@@ -15,6 +15,7 @@ const modes = ["decode"] as const;
 
 /** The calls of one step, in the order of the forward pass. */
 export const KERNEL_CASES: readonly KernelCase[] = [
+  { name: "countTokens", call: calls.countTokens },
   { name: "embedTokens", call: calls.embedTokens },
   { name: "rmsNorm", call: calls.rmsNorm },
   { name: "linear/in_proj", call: calls.inProj },

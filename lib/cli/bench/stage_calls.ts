@@ -24,6 +24,22 @@ export function embedTokens(inputs: Inputs): StageCall {
   return { stage: "embedTokens", args };
 }
 
+/** Of prompts, or of tokens that were generated. */
+export function countTokens(inputs: Inputs): StageCall {
+  const { mode, sequences } = inputs.load;
+  const { spanOffsets, stateSlot } = inputs.batch();
+  const each = (value: number) => inputs.integers(Array<number>(sequences).fill(value));
+  const args = {
+    tokenIds: inputs.tokenIds(),
+    spanOffsets,
+    stateSlot,
+    isGenerated: each(mode === "decode" ? 1 : 0),
+    fresh: each(0),
+    history: inputs.zeroes("u16", [sequences, inputs.config.vocabSize]),
+  };
+  return { stage: "countTokens", args };
+}
+
 /** From the residual stream. */
 export function rmsNorm(inputs: Inputs): StageCall {
   const { hiddenSize, rmsNormEps } = inputs.config;
