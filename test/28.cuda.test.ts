@@ -144,7 +144,7 @@ describeCuda("a model on a GPU", () => {
     expect(memory.totalBytes).toBe(memory.weightsBytes + memory.cacheBytes + memory.workspaceBytes);
   });
 
-  test("does not load what the GPU has no room for, and loads again afterwards", async () => {
+  bigTest("does not load what the GPU has no room for, and loads again afterwards", async () => {
     const huge = load({ maxSequences: 60_000, maxContextTokens: 2 ** 20, maxBatchTokens: 256 });
     await expect(huge).rejects.toMatchObject({ code: "ERR_OUT_OF_MEMORY" });
     await using model = await load();
