@@ -53,7 +53,11 @@ elseif(HYMBA_CUDA STREQUAL "EMULATED")
 else()
   set(HYMBA_WITH_CUDA ON)
   # Machine code for the parts that we tune for, and PTX (`90` without `-real`) for newer ones.
-  set(HYMBA_CUDA_TARGETS "80-real;89-real;90" CACHE STRING
+  set(hymba_targets_default "80-real;89-real;90")
+  if(DEFINED ENV{HYMBA_CUDA_TARGETS})
+    set(hymba_targets_default $ENV{HYMBA_CUDA_TARGETS})
+  endif()
+  set(HYMBA_CUDA_TARGETS ${hymba_targets_default} CACHE STRING
       "What kernels are compiled for, as CMAKE_CUDA_ARCHITECTURES: one target builds faster")
   set(CMAKE_CUDA_ARCHITECTURES ${HYMBA_CUDA_TARGETS})
   # CMakeLists.txt links the static runtime by its path, which works for every layout of the toolkit.

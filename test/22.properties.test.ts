@@ -110,7 +110,11 @@ async function forward(model: HymbaModel, tokens: readonly number[]): Promise<Fl
 }
 
 /** Fails at the first logit that is not the same bits (on a GPU: when all are too far apart), or not finite. */
-function expectSame(actual: Float32Array, expected: Float32Array, bound: number = SAME.float32): void {
+function expectSame(
+  actual: Float32Array,
+  expected: Float32Array,
+  bound: number = SAME.float32,
+): void {
   expect(actual.length).toBe(expected.length);
   if (bound > 0) {
     expect(relativeError(actual, expected)).toBeLessThanOrEqual(bound);

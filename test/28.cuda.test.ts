@@ -144,12 +144,42 @@ describeCuda("a model on a GPU", () => {
     expect(memory.totalBytes).toBe(memory.weightsBytes + memory.cacheBytes + memory.workspaceBytes);
   });
 
-  test("does not load what the GPU has no room for, and loads again afterwards", async () => {
+  bigTest("does not load what the GPU has no room for, and loads again afterwards", async () => {
     const huge = load({ maxSequences: 60_000, maxContextTokens: 2 ** 20, maxBatchTokens: 256 });
     await expect(huge).rejects.toMatchObject({ code: "ERR_OUT_OF_MEMORY" });
     await using model = await load();
     using sequence = model.createSequence();
     await model.prefill([{ sequence, tokens: [1, 2, 3] }]);
+  });
+});
+
+describeCuda("a GPU that fails", () => {
+  bigTest("is lost for the process, which says so every time and can go on with the CPU", () => {
+    const script = `
+      const { KernelDevice } = require("./dist/kernels.js");
+      const { HymbaModel } = require("./dist/index.js");
+      const device = KernelDevice.open("cuda");
+      const table = device.tensor("f32", [4, 8]);
+      const rows = device.tensor("i32", [1], Int32Array.of(2 ** 30));
+      device.gatherRows({ in: table, rows, out: device.tensor("f32", [1, 8]) });
+      const codes = [1, 2].map(() => {
+        try {
+          device.synchronize();
+        } catch (error) {
+          return error.code;
+        }
+      });
+      (async () => {
+        const load = (device) => HymbaModel.load("models/hymba-tiny", { device, maxSequences: 1 });
+        codes.push(await load("cuda").then(() => "loaded", (error) => error.code));
+        await (await load("cpu")).dispose();
+        console.log(JSON.stringify(codes));
+      })();`;
+    const { stdout, status } = spawnSync(process.execPath, ["-e", script], { encoding: "utf8" });
+    expect({ status, codes: JSON.parse(stdout) as unknown }).toEqual({
+      status: 0,
+      codes: ["ERR_DEVICE_LOST", "ERR_DEVICE_LOST", expect.stringMatching(/^ERR_/)],
+    });
   });
 });
 
@@ -193,13 +223,22 @@ describeCuda("a full-size model on a GPU", () => {
     return result!.logits!;
   };
 
-  bigTest("in bfloat16 stays within 1 % of the CPU's float32, layer by layer", async () => {
+  bigTest("is as close to float32 as bfloat16 activations allow, layer by layer", async () => {
     await using gpu = await HymbaModel.load(FULL, { device: "cuda", ...options });
     await using cpu = await HymbaModel.load(FULL, { device: "cpu", dtype: "float32", ...options });
+    await using rounded = await HymbaModel.load(FULL, { device: "cpu", ...options });
     const [ours, reference] = [await layerOutputs(gpu), await layerOutputs(cpu)];
+    const plain = await layerOutputs(rounded);
+    const show = (errors: readonly number[]) => errors.map((e) => e.toExponential(1)).join(" ");
     const errors = ours.map((values, layer) => relativeError(values, reference[layer]!));
-    console.log(`relative error by layer: ${errors.map((e) => e.toExponential(1)).join(" ")}`);
-    for (const error of errors) expect(error).toBeLessThan(1e-2);
+    const cpuErrors = plain.map((values, layer) => relativeError(values, reference[layer]!));
+    console.log(
+      `relative error by layer: ${show(errors)}\nof the CPU in bfloat16: ${show(cpuErrors)}`,
+    );
+    // Rounding activations to bfloat16 costs this much, whoever does it: the GPU adds nothing.
+    for (const [layer, error] of errors.entries()) {
+      expect(error).toBeLessThan(1.1 * cpuErrors[layer]!);
+    }
 
     const [a, b] = [await logitsOf(gpu), await logitsOf(cpu)];
     const vocabSize = gpu.config.vocabSize;
@@ -222,7 +261,9 @@ describeCuda("a full-size model on a GPU", () => {
       }).stdout,
     );
     const { totalBytes } = model.info().memory;
-    console.log(`planned ${totalBytes / 2 ** 20} MiB, nvidia-smi says ${usedMib} MiB`);
+    console.log(
+      `planned ${totalBytes / 2 ** 20} MiB, nvidia-smi says ${usedMib} MiB of all processes`,
+    );
     // The plan, and what the CUDA context itself takes.
     expect(usedMib).toBeGreaterThan(totalBytes / 2 ** 20);
     expect(usedMib - totalBytes / 2 ** 20).toBeLessThan(1024);

@@ -221,7 +221,8 @@ class CudaBackend final : public Backend {
                    .block = block,
                    .matrix = &matrix,
                    .packed = packed},
-                  context());
+                  launch_context());
+        packing_ = true;
       });
     }
     return matrix;
@@ -247,7 +248,15 @@ class CudaBackend final : public Backend {
     return *session_;
   }
 
+  // For a stage. Kernels read matrices before they wait for their predecessor, so what packs them
+  // must have ended.
   LaunchContext context() {
+    if (packing_) synchronize();
+    packing_ = false;
+    return launch_context();
+  }
+
+  LaunchContext launch_context() {
     Session& session = this->session();
     return {.stream = session.stream.get(),
             .device = &session.device,
@@ -279,6 +288,7 @@ class CudaBackend final : public Backend {
   uint32_t* counters_ = nullptr;
   void* scratch_ = nullptr;
   size_t scratch_bytes_ = 0;
+  bool packing_ = false;  // matrices, since the device was last waited for
 };
 
 }  // namespace

@@ -65,7 +65,7 @@ export function describeCuda(name: string, define: (device: KernelDevice) => voi
  * `test` for what only a real GPU does in bearable time; skipped on the emulator, and with
  * HYMBA_SMALL_TESTS=1 in the environment, as under a sanitizer.
  */
-export function bigTest(name: string, run: () => void, timeoutMs?: number): void {
+export function bigTest(name: string, run: jest.ProvidesCallback, timeoutMs?: number): void {
   const device = gpu();
   const isFast = device !== undefined && device.name !== EMULATOR;
   const isWanted = isFast && process.env["HYMBA_SMALL_TESTS"] !== "1";

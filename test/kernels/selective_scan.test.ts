@@ -110,7 +110,8 @@ const BUDGET = {
   bf16: { relative: 2 ** -7, absolute: 1e-4 * SCALE },
   f32: { relative: 1e-5, absolute: 1e-5 * SCALE },
 } as const;
-const STATE_BUDGET = { relative: 1e-5, absolute: 1e-6 };
+// 2^x on a GPU is good to 2 ulp, and a state carries the errors of its steps.
+const STATE_BUDGET = { relative: 2e-5, absolute: 1e-5 };
 
 function compareWithCpu(device: KernelDevice, dtype: ActivationDType, of: Weights, input: Call) {
   const expected = run(cpu(), "f32", of, input);

@@ -44,9 +44,10 @@ struct LaunchContext {
 template <typename... Params, typename... Args>
 void launch(const char* name, const LaunchContext& context, void (*kernel)(Params...), dim3 grid,
             dim3 block, size_t shared_bytes, Args&&... args) {
-  // What a kernel may use without asking.
-  constexpr size_t kDefaultSharedBytes = 48 * 1024;
-  if (shared_bytes > kDefaultSharedBytes)
+  // A kernel may use 48 KB without asking, its static shared memory included: half of it is left
+  // for that.
+  constexpr size_t kUnaskedBytes = 24 * 1024;
+  if (shared_bytes > kUnaskedBytes)
     check_cuda(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
                                     cudaFuncAttributeMaxDynamicSharedMemorySize,
                                     static_cast<int>(shared_bytes)),
