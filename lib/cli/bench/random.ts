@@ -1,7 +1,7 @@
 import { toBFloat16 } from "../../kernels/float_bits";
 
 /** Numbers that are drawn; longer data repeats them from a random place on. */
-const POOL = 2 ** 20;
+const POOL = 2 ** 18;
 
 /** Seeded input of benches: zeroes would let hardware run faster than real data does. */
 export class RandomData {
