@@ -12,7 +12,7 @@ describe("the addon", () => {
       compiler: expect.stringMatching(/^\w+ \d+\.\d+/),
       buildType: expect.stringMatching(/^(Release|Debug|RelWithDebInfo)$/),
       cuda: expect.stringMatching(/^(\d+\.\d+|none \(.+\))$/),
-      cudaArchitectures: expect.stringMatching(/^(none|sm_80, .+)$/),
+      cudaArchitectures: expect.stringMatching(/^(none|\d+[a-z]?(-real)?(, \d+[a-z]?(-real)?)*)$/),
     });
   });
 
