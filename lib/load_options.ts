@@ -1,6 +1,6 @@
 import type { ModelDtype, NativeLoadOptions, NativeMemory } from "./binding";
 import type { Checkpoint } from "./checkpoint/checkpoint";
-import type { DeviceKind, DeviceRequest } from "./device";
+import type { DeviceRequest } from "./device";
 import { checkCallback, checkChoice, checkInteger, checkObject, checkSignal } from "./validate";
 
 /** How far the loading of a model is. */
@@ -70,14 +70,13 @@ export interface MemoryPlan {
 const MAX_INT32 = 2 ** 31 - 1;
 
 /**
- * What the addon is told about a checkpoint, with defaults filled in.
+ * What the addon is told about a checkpoint besides the device, with defaults filled in.
  * @throws TypeError, RangeError when an option is wrong.
  */
 export function nativeLoadOptions(
   checkpoint: Checkpoint,
   options: LoadOptions,
-  device: DeviceKind,
-): NativeLoadOptions {
+): Omit<NativeLoadOptions, "device"> {
   checkObject("options", options);
   checkSignal("options.signal", options.signal);
   checkCallback("options.onProgress", options.onProgress);
@@ -94,7 +93,6 @@ export function nativeLoadOptions(
     files: checkpoint.files,
     tensors: checkpoint.tensors,
     seed: checkpoint.seed,
-    device,
     dtype: checkChoice("options.dtype", options.dtype ?? "bfloat16", ["bfloat16", "float32"]),
     maxSequences,
     maxContextTokens,

@@ -163,9 +163,9 @@ export class HymbaModel implements SequenceOwner {
     const request = deviceRequest(options);
     const checkpoint = await openCheckpoint(path);
     // Options are checked before a device is looked for.
-    nativeLoadOptions(checkpoint, options, "cpu");
+    const checked = nativeLoadOptions(checkpoint, options);
     const device = chooseDevice(request);
-    const nativeOptions = nativeLoadOptions(checkpoint, options, device.kind);
+    const nativeOptions = { ...checked, device: device.kind };
     const tokenizer = await loadTokenizer(checkpoint);
     const native = await loadNative(nativeOptions, options);
     return new HymbaModel(checkpoint, nativeOptions, device, tokenizer, native);
@@ -466,7 +466,7 @@ function planMemory(checkpoint: Checkpoint, options: MemoryOptions): MemoryPlan 
   const request = deviceRequest(options);
   // A plan for a GPU can be made where there is none.
   const kind = request === "auto" ? chooseDevice(request).kind : request;
-  const nativeOptions = nativeLoadOptions(checkpoint, options, kind);
+  const nativeOptions = { ...nativeLoadOptions(checkpoint, options), device: kind };
   return toMemoryPlan(callNative(() => loadBinding().planMemory(nativeOptions)));
 }
 

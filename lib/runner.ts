@@ -133,7 +133,7 @@ export class Runner {
     }
   }
 
-  /** One step; the sequences grow when it has run. */
+  /** One step; the sequence of each span's work grows when it has run. */
   async #step(
     spans: readonly NativeSpan[],
     work: readonly SpanWork[],
@@ -157,9 +157,11 @@ export class Runner {
       throwIfAborted(signal);
       if (this.#closed) throw closedError();
       const spans = step.map((span) => nativeSpan(work[span.request]!, ids[span.request]!, span));
-      const results = await awaitNative(() => this.#native.step(spans));
+      const results = await this.#step(
+        spans,
+        step.map(({ request }) => work[request]!),
+      );
       for (const [index, { request, begin, end }] of step.entries()) {
-        work[request]!.sequence.advance(end - begin);
         parts[request]!.push(results[index]!);
         done += end - begin;
       }

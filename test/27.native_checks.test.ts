@@ -18,7 +18,7 @@ import { MICRO } from "./helpers/golden";
 let valid: NativeLoadOptions;
 beforeAll(async () => {
   const options = { maxSequences: 2, maxContextTokens: 128, maxBatchTokens: 64 };
-  valid = nativeLoadOptions(await openCheckpoint(MICRO), options, "cpu");
+  valid = { ...nativeLoadOptions(await openCheckpoint(MICRO), options), device: "cpu" };
 });
 
 async function load(options: NativeLoadOptions): Promise<NativeModel> {

@@ -342,5 +342,4 @@ export interface StageArgs {
 /** Name of a stage. */
 export type StageName = keyof StageArgs;
 
-/** A token id that stands for the one drawn last for its sequence: `kSampledToken` in ops.h. */
-export const SAMPLED_TOKEN = -(2 ** 31);
+export { SAMPLED_TOKEN } from "../binding";
