@@ -76,14 +76,21 @@ export class Inputs {
   readonly #weights: Weights;
   readonly #copy: number;
   readonly #tensors: Tensor[] = [];
+  readonly #activations: Tensor<ActivationDType>[] = [];
+  readonly #shared: readonly Tensor<ActivationDType>[];
 
-  /** @param copy number of this set of arguments: each has matrices of its own. */
-  constructor(source: InputSource, weights: Weights, load: Load, copy: number) {
+  /**
+   * @param copy number of this set of arguments: each has matrices and a cache of its own.
+   * @param first the first set of the same call, whose activations all share: in a step, the stage before has just
+   * written them, and caches hold them.
+   */
+  constructor(source: InputSource, weights: Weights, load: Load, copy: number, first?: Inputs) {
     this.config = source.config;
     this.load = load;
     this.#source = source;
     this.#weights = weights;
     this.#copy = copy;
+    this.#shared = first === undefined ? [] : first.#activations;
   }
 
   /** A weight matrix. */
@@ -93,6 +100,13 @@ export class Inputs {
 
   /** Activations [rows, cols]; rows are T unless said otherwise. */
   activations(cols: number, rows = this.load.tokens): Tensor<ActivationDType> {
+    const shared = this.#shared[this.#activations.length];
+    const activations = shared ?? this.#newActivations(cols, rows);
+    this.#activations.push(activations);
+    return activations;
+  }
+
+  #newActivations(cols: number, rows: number): Tensor<ActivationDType> {
     const { dtype, random } = this.#source;
     const stride = Math.ceil(cols / ROW_ELEMENTS) * ROW_ELEMENTS;
     const whole: Tensor<ActivationDType> = this.#tensor(dtype, [rows, stride]);

@@ -60,6 +60,9 @@ const MAX_DECODE_TOKENS = 256;
 const ROTATED_BYTES = 2 ** 27;
 const MAX_SETS = 32;
 
+/** Calls of a recording, at least. */
+const MIN_CALLS = 40;
+
 const EXAMPLES = `
 Up to ${MAX_DECODE_TOKENS} tokens are one each of as many sequences with --context tokens before
 them; more are a prompt. The limit is the longest of three times: that of copying as many bytes as
@@ -168,7 +171,7 @@ function measure(
   const { device } = source;
   const sets: Inputs[] = [];
   const newCall = (): StageCall => {
-    const inputs = new Inputs(source, weights, load, sets.length);
+    const inputs = new Inputs(source, weights, load, sets.length, sets[0]);
     sets.push(inputs);
     return call(inputs);
   };
@@ -177,12 +180,15 @@ function measure(
     const cost = stageCost(first.stage, first.args as never, first.keys);
     const count = Math.min(Math.ceil(ROTATED_BYTES / cost.bytes), MAX_SETS);
     const calls = [first, ...Array.from({ length: count - 1 }, newCall)];
-    const times = device.timeMs(() => calls.forEach((one) => run(device, one)), {
-      iterations,
-      warmup,
-      replay: true,
-    });
-    const seconds = times.map((ms) => ms / 1000 / count);
+    // So many that starting and ending the recording does not count.
+    const rounds = Math.ceil(MIN_CALLS / count);
+    const times = device.timeMs(
+      () => {
+        for (let round = 0; round < rounds; ++round) calls.forEach((one) => run(device, one));
+      },
+      { iterations, warmup, replay: true },
+    );
+    const seconds = times.map((ms) => ms / 1000 / (rounds * count));
     return { sets: count, ...describe(seconds, cost, limits) };
   } finally {
     for (const inputs of sets) inputs[Symbol.dispose]();

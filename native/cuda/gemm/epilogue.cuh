@@ -1,9 +1,10 @@
 // What becomes of a product's sums: one functor a stage, the same for every kernel.
 //
-// A kernel hands over the sums of two neighbouring columns of a row, of which the first is even.
-// Columns beyond the last one may be among them, rows may not. `kPaired` functors get the sums of
-// both blocks of a matrix (gate and up). With `kAdds`, `addend` says what is to be added to a sum
-// first: a kernel asks for several at once, so that it waits for memory only once.
+// A kernel hands over the sums of two neighbouring columns of a row, of which the first is even,
+// and stores their `value` where it belongs. Columns beyond the last one may be among them, rows
+// may not. `kPaired` functors get the sums of both blocks of a matrix (gate and up). With `kAdds`,
+// `addend` says what is to be added to a sum first: a kernel asks for several at once, so that it
+// waits for memory only once.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -38,13 +39,14 @@ struct PairRows {
   int64_t stride;
   int cols;
   bool aligned;  // whether two columns can be accessed as one
+  bool chunked;  // whether 16 bytes can be
 
   explicit PairRows(const TensorView& view)
       : data(view.data<T>()),
         stride(view.row_stride()),
         cols(static_cast<int>(view.dim(1))),
-        aligned(reinterpret_cast<uintptr_t>(view.raw()) % (2 * sizeof(T)) == 0 &&
-                view.row_stride() % 2 == 0) {}
+        aligned(starts_on(view, 2)),
+        chunked(starts_on(view, 16 / sizeof(T))) {}
 
   __device__ __forceinline__ void store(int64_t row, int col, float2 x) const {
     T* to = data + row * stride + col;
@@ -60,6 +62,13 @@ struct PairRows {
     const T* from = data + row * stride + col;
     if (aligned && col + 1 < cols) return load_pair(from);
     return {col < cols ? as_float(from[0]) : 0.0f, col + 1 < cols ? as_float(from[1]) : 0.0f};
+  }
+
+ private:
+  // Whether all rows start on multiples of so many elements.
+  static bool starts_on(const TensorView& view, int elements) {
+    return reinterpret_cast<uintptr_t>(view.raw()) % (elements * sizeof(T)) == 0 &&
+           view.row_stride() % elements == 0;
   }
 };
 
@@ -84,9 +93,7 @@ struct StoreEpilogue {
     const float2 some = load_bias(bias, out.cols, col);
     return accumulate ? some + out.load(row, col) : some;
   }
-  __device__ __forceinline__ void operator()(int64_t row, int col, float2 sum) const {
-    out.store(row, col, sum);
-  }
+  static __device__ __forceinline__ float2 value(float2 sum) { return sum; }
 };
 
 // out = silu(gate) · up, silu(x) = x / (1 + e^-x). Where e^-x is infinite, its reciprocal is 0.
@@ -99,8 +106,8 @@ struct GatedSiluEpilogue {
   static __device__ __forceinline__ float silu(float x) {
     return x * reciprocal_approx(1.0f + expf(-x));
   }
-  __device__ __forceinline__ void operator()(int64_t row, int col, float2 gate, float2 up) const {
-    out.store(row, col, {silu(gate.x) * up.x, silu(gate.y) * up.y});
+  static __device__ __forceinline__ float2 value(float2 gate, float2 up) {
+    return {silu(gate.x) * up.x, silu(gate.y) * up.y};
   }
 };
 
@@ -113,8 +120,8 @@ struct Relu2Epilogue {
 
   // A comparison, not fmaxf: a NaN counts as not positive, as in the CPU backend.
   static __device__ __forceinline__ float relu2(float x) { return x > 0.0f ? x * x : 0.0f; }
-  __device__ __forceinline__ void operator()(int64_t row, int col, float2 sum) const {
-    out.store(row, col, {relu2(sum.x), relu2(sum.y)});
+  static __device__ __forceinline__ float2 value(float2 sum) {
+    return {relu2(sum.x), relu2(sum.y)};
   }
 };
 
@@ -145,8 +152,8 @@ struct SoftplusEpilogue {
   __device__ __forceinline__ float2 addend(int64_t, int col) const {
     return load_bias(bias, out.cols, col);
   }
-  __device__ __forceinline__ void operator()(int64_t row, int col, float2 sum) const {
-    out.store(row, col, {softplus(sum.x), softplus(sum.y)});
+  static __device__ __forceinline__ float2 value(float2 sum) {
+    return {softplus(sum.x), softplus(sum.y)};
   }
 };
 
@@ -175,13 +182,13 @@ struct UnitColumns {
   __device__ __forceinline__ void finish(const Epilogue& epilogue, int64_t row, float2 first_sum,
                                          float2 second_sum, const Addends& addends) const {
     if constexpr (Epilogue::kPaired) {
-      epilogue(row, first, first_sum, second_sum);
+      epilogue.out.store(row, first, epilogue.value(first_sum, second_sum));
     } else if constexpr (Epilogue::kAdds) {
-      epilogue(row, first, first_sum + addends.first);
-      epilogue(row, second, second_sum + addends.second);
+      epilogue.out.store(row, first, epilogue.value(first_sum + addends.first));
+      epilogue.out.store(row, second, epilogue.value(second_sum + addends.second));
     } else {
-      epilogue(row, first, first_sum);
-      epilogue(row, second, second_sum);
+      epilogue.out.store(row, first, epilogue.value(first_sum));
+      epilogue.out.store(row, second, epilogue.value(second_sum));
     }
   }
 };

@@ -5,6 +5,7 @@
 
 #include "core/error.h"
 #include "cuda/gemm/epilogue.cuh"
+#include "cuda/gemm/hopper/hopper_gemm.h"
 #include "cuda/gemm/packed_operands.h"
 #include "cuda/gemm/select.h"
 #include "cuda/gemm/simt.cuh"
@@ -43,6 +44,11 @@ void packed_gemm(const char* stage, const TensorView& in, const Matrix& weight,
   const GemmShape shape{.rows = operands.rows,
                         .packed_rows = static_cast<int64_t>(operands.groups) * kBlockRows,
                         .cols = operands.cols};
+#ifdef HYMBA_WITH_SM90
+  if constexpr (hopper::kHasKernels<Epilogue>)
+    if (context.device->compute_major == 9 && hopper::fits(shape))
+      return hopper::hopper_gemm(stage, operands, shape, epilogue, context);
+#endif
   switch (select_variant(shape, context.device->num_sms)) {
     case GemmVariant::kSkinny16x16:
       return skinny_gemm<Skinny16x16>(stage, operands, epilogue, context);

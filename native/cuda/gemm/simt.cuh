@@ -105,11 +105,11 @@ __global__ void __launch_bounds__(kSimtThreads)
     for (int pair = 0; pair < 2; ++pair) {
       const int col = first_col + pair * 32 + 2 * x;
       if constexpr (Epilogue::kPaired)
-        epilogue(row, col, sums[0][i][pair], sums[1][i][pair]);
+        epilogue.out.store(row, col, epilogue.value(sums[0][i][pair], sums[1][i][pair]));
       else if constexpr (Epilogue::kAdds)
-        epilogue(row, col, sums[0][i][pair] + epilogue.addend(row, col));
+        epilogue.out.store(row, col, epilogue.value(sums[0][i][pair] + epilogue.addend(row, col)));
       else
-        epilogue(row, col, sums[0][i][pair]);
+        epilogue.out.store(row, col, epilogue.value(sums[0][i][pair]));
     }
   }
 }

@@ -37,13 +37,13 @@ struct LaunchContext {
   }
 };
 
-// kernel<<<grid, block, shared_bytes>>>(args...). On devices that can, the grid may start while its
-// predecessor drains (programmatic dependent launch): every kernel calls `wait_for_predecessor`
-// (device/ptx.cuh) before it touches memory that an earlier one wrote, or writes what an earlier
-// one may still read.
+// kernel<<<grid, block, shared_bytes>>>(args...), in clusters of so many blocks. On devices that
+// can, the grid may start while its predecessor drains (programmatic dependent launch): every
+// kernel calls `wait_for_predecessor` (device/ptx.cuh) before it touches memory that an earlier one
+// wrote, or writes what an earlier one may still read.
 template <typename... Params, typename... Args>
-void launch(const char* name, const LaunchContext& context, void (*kernel)(Params...), dim3 grid,
-            dim3 block, size_t shared_bytes, Args&&... args) {
+void launch_clusters(const char* name, const LaunchContext& context, void (*kernel)(Params...),
+                     int cluster, dim3 grid, dim3 block, size_t shared_bytes, Args&&... args) {
   // A kernel may use 48 KB without asking, its static shared memory included: half of it is left
   // for that.
   constexpr size_t kUnaskedBytes = 24 * 1024;
@@ -52,18 +52,26 @@ void launch(const char* name, const LaunchContext& context, void (*kernel)(Param
                                     cudaFuncAttributeMaxDynamicSharedMemorySize,
                                     static_cast<int>(shared_bytes)),
                name);
-  cudaLaunchAttribute overlap{};
-  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  overlap.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchAttribute attributes[2]{};
+  attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attributes[0].val.programmaticStreamSerializationAllowed = 1;
+  attributes[1].id = cudaLaunchAttributeClusterDimension;
+  attributes[1].val.clusterDim = {static_cast<unsigned>(cluster), 1, 1};
   cudaLaunchConfig_t config{};
   config.gridDim = grid;
   config.blockDim = block;
   config.dynamicSmemBytes = shared_bytes;
   config.stream = context.stream;
-  config.attrs = &overlap;
-  config.numAttrs = context.device->compute_major >= 9 ? 1 : 0;
+  config.attrs = attributes;
+  config.numAttrs = context.device->compute_major < 9 ? 0 : cluster == 1 ? 1 : 2;
   check_cuda(cudaLaunchKernelEx(&config, kernel, static_cast<Params>(std::forward<Args>(args))...),
              name);
+}
+
+template <typename... Params, typename... Args>
+void launch(const char* name, const LaunchContext& context, void (*kernel)(Params...), dim3 grid,
+            dim3 block, size_t shared_bytes, Args&&... args) {
+  launch_clusters(name, context, kernel, 1, grid, block, shared_bytes, std::forward<Args>(args)...);
 }
 
 template <typename T>

@@ -1,0 +1,166 @@
+// The instructions of sm_90a that CUDA C++ has no names for: one function each. Only files whose
+// name ends in `_sm90` may include this, as they are compiled for that part alone.
+#pragma once
+
+#include <cuda.h>
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+#include "cuda/device/ptx.cuh"
+
+namespace hymba::cuda {
+
+// --- Barriers in shared memory that count arrivals and bytes ------------------------------------
+
+using Barrier = uint64_t;
+
+__device__ __forceinline__ void init_barrier(Barrier* barrier, int arrivals) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)),
+               "r"(arrivals)
+               : "memory");
+}
+
+// After the barriers were initialised, by the same thread: makes that visible to copies.
+__device__ __forceinline__ void fence_barrier_init() {
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
+
+__device__ __forceinline__ void arrive_at(Barrier* barrier) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier))
+               : "memory");
+}
+
+// Arrives, and makes the phase wait for so many bytes of copies.
+__device__ __forceinline__ void arrive_expecting(Barrier* barrier, int bytes) {
+  asm volatile(
+      "mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)),
+      "r"(bytes)
+      : "memory");
+}
+
+// Waits for the end of the phase of this parity. A thread must not be a whole phase ahead: a
+// barrier cannot tell the phase after the next from the one before.
+__device__ __forceinline__ void wait_for_phase(Barrier* barrier, uint32_t parity) {
+  asm volatile(
+      "{\n"
+      ".reg .pred done;\n"
+      "again: mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+      "@!done bra again;\n"
+      "}" ::"r"(shared_address(barrier)),
+      "r"(parity)
+      : "memory");
+}
+
+// --- Bulk copies to shared memory ----------------------------------------------------------------
+
+// Both addresses and the size in multiples of 16 bytes; the barrier's phase gets the bytes.
+__device__ __forceinline__ void copy_bulk(void* shared, const void* global, int bytes,
+                                          Barrier* barrier) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
+          "r"(shared_address(shared)),
+      "l"(global), "r"(bytes), "r"(shared_address(barrier))
+      : "memory");
+}
+
+// The box of a tensor map that starts at (col, row); what lies outside the tensor becomes zero.
+__device__ __forceinline__ void copy_box(void* shared, const CUtensorMap* map, int col, int row,
+                                         Barrier* barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, "
+      "{%2, %3}], [%4];" ::"r"(shared_address(shared)),
+      "l"(map), "r"(col), "r"(row), "r"(shared_address(barrier))
+      : "memory");
+}
+
+__device__ __forceinline__ void prefetch_map(const CUtensorMap* map) {
+  asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
+}
+
+// --- Clusters ------------------------------------------------------------------------------------
+
+// All threads of all blocks of the cluster; what they wrote to shared memory before is seen after.
+__device__ __forceinline__ void arrive_at_cluster() {
+  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+}
+__device__ __forceinline__ void wait_for_cluster() {
+  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+
+// Stores two floats at this block's address `shared`, but in the shared memory of block `rank`.
+__device__ __forceinline__ void store_to_cluster(float2* shared, int rank, float2 x) {
+  asm volatile(
+      "{\n"
+      ".reg .b32 at;\n"
+      "mapa.shared::cluster.u32 at, %0, %1;\n"
+      "st.shared::cluster.v2.f32 [at], {%2, %3};\n"
+      "}" ::"r"(shared_address(shared)),
+      "r"(rank), "f"(x.x), "f"(x.y)
+      : "memory");
+}
+
+// --- Tensor cores, a warpgroup at a time ---------------------------------------------------------
+
+// Describes an operand in shared memory, K-major, in the 128-byte swizzle: atoms of 8 rows by 64
+// bf16 elements, 1 KB each and aligned to it, `stride_bytes` apart. An operand kOperandUnit bytes
+// further is one more.
+inline constexpr int kOperandUnit = 16;
+__device__ __forceinline__ uint64_t describe_operand(const void* shared, int stride_bytes) {
+  constexpr uint64_t kSwizzle128 = uint64_t{1} << 62;
+  return kSwizzle128 | static_cast<uint64_t>(stride_bytes >> 4) << 32 |
+         static_cast<uint64_t>((shared_address(shared) & 0x3ffff) >> 4);
+}
+
+// Before the first wgmma, and whenever other instructions touched the accumulators.
+__device__ __forceinline__ void fence_accumulators() {
+  asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+}
+__device__ __forceinline__ void commit_products() {
+  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+}
+template <int kPending>
+__device__ __forceinline__ void wait_for_products() {
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
+}
+
+// d += a · bᵀ for 64 rows of a and kCols rows of b, 16 elements of each. Thread (warp w of the
+// warpgroup, g = lane / 4, t = lane % 4) holds, for every 8 columns j, D[16w + g][8j + 2t, +1] in
+// d[4j, +1] and D[16w + g + 8][8j + 2t, +1] in d[4j + 2, +3].
+template <int kCols>
+__device__ void multiply_async(float (&d)[kCols / 2], uint64_t a, uint64_t b);
+
+#define HYMBA_TEN(t) \
+  "%" #t "0,%" #t "1,%" #t "2,%" #t "3,%" #t "4,%" #t "5,%" #t "6,%" #t "7,%" #t "8,%" #t "9,"
+#define HYMBA_D4(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
+#define HYMBA_D8(i) HYMBA_D4(i), HYMBA_D4(i + 4)
+#define HYMBA_D16(i) HYMBA_D8(i), HYMBA_D8(i + 8)
+#define HYMBA_D32(i) HYMBA_D16(i), HYMBA_D16(i + 16)
+// `sums` and `outputs` name the accumulators; a and b are the two operands after them.
+#define HYMBA_WGMMA(cols, sums, a_operand, b_operand, ...)                              \
+  template <>                                                                           \
+  __device__ __forceinline__ void multiply_async<cols>(float(&d)[cols / 2], uint64_t a, \
+                                                       uint64_t b) {                    \
+    asm volatile("wgmma.mma_async.sync.aligned.m64n" #cols "k16.f32.bf16.bf16 {" sums   \
+                 "}, %" #a_operand ", %" #b_operand ", 1, 1, 1, 0, 0;"                  \
+                 : __VA_ARGS__                                                          \
+                 : "l"(a), "l"(b));                                                     \
+  }
+HYMBA_WGMMA(96,
+            HYMBA_TEN() HYMBA_TEN(1) HYMBA_TEN(2) HYMBA_TEN(3) "%40,%41,%42,%43,%44,%45,%46,%47",
+            48, 49, HYMBA_D32(0), HYMBA_D16(32))
+HYMBA_WGMMA(56, HYMBA_TEN() HYMBA_TEN(1) "%20,%21,%22,%23,%24,%25,%26,%27", 28, 29, HYMBA_D16(0),
+            HYMBA_D8(16), HYMBA_D4(24))
+HYMBA_WGMMA(256,
+            HYMBA_TEN() HYMBA_TEN(1) HYMBA_TEN(2) HYMBA_TEN(3) HYMBA_TEN(4) HYMBA_TEN(5)
+                HYMBA_TEN(6) HYMBA_TEN(7) HYMBA_TEN(8) HYMBA_TEN(9) HYMBA_TEN(10)
+                    HYMBA_TEN(11) "%120,%121,%122,%123,%124,%125,%126,%127",
+            128, 129, HYMBA_D32(0), HYMBA_D32(32), HYMBA_D32(64), HYMBA_D32(96))
+#undef HYMBA_WGMMA
+#undef HYMBA_D32
+#undef HYMBA_D16
+#undef HYMBA_D8
+#undef HYMBA_D4
+#undef HYMBA_TEN
+
+}  // namespace hymba::cuda

@@ -1,0 +1,208 @@
+// Computes  out = epilogue(in · weightᵀ) for up to 16 rows of activations.
+// Shapes    in [T, K] bf16, K a multiple of 8, rows on multiples of 16 bytes; weight packed.
+// Mapping   A block takes a tile of the matrix: kGroupsPerWarp groups of 8 rows each for its eight
+//           warps, over all columns. Split: a cluster of eight blocks takes one, an eighth of the
+//           columns each. A ninth warp copies.
+// Shared    The block's columns of all rows of activations, padded so that the rows of an ldmatrix
+//           lie in different banks; a ring of stages, each a tile's weights of 64 columns; the sums
+//           of a split tile.
+// Numerics  A block's columns are added in order, in fp32; what is split is then added as a tree
+//           (finish.cuh). A row's bits do not depend on the other rows.
+// Cost      N·K·2 bytes of weights, once: bound by memory. The first stages are copied while the
+//           predecessor still runs.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include "cuda/device/ptx_sm90.cuh"
+#include "cuda/device/reduce.cuh"
+#include "cuda/device/shared.cuh"
+#include "cuda/gemm/hopper/finish.cuh"
+#include "cuda/gemm/hopper/operands.h"
+#include "cuda/gemm/hopper/ring.cuh"
+
+namespace hymba::cuda::hopper {
+
+template <int kRows_, int kGroupsPerWarp_, bool kIsSplit_>
+struct FewRowsConfig {
+  static constexpr int kRows = kRows_;  // 8 or 16
+  static constexpr int kGroupsPerWarp = kGroupsPerWarp_;
+  static constexpr bool kIsSplit = kIsSplit_;
+  static constexpr int kWarps = 8;
+  static constexpr int kThreads = (kWarps + 1) * kWarp;
+  static constexpr int kGroups = kWarps * kGroupsPerWarp;
+  static constexpr int kParts = kIsSplit ? kFewRowsSplit : 1;  // blocks that share the columns
+
+  HYMBA_HD static constexpr int row_bytes(int blocks) {
+    return static_cast<int>(ceil_of(blocks, kParts)) * kBlockCols * 2 + 16;
+  }
+  // Of the rows of activations, and of the sums of a split tile.
+  HYMBA_HD static constexpr int rows_bytes(int rows, int blocks) {
+    return static_cast<int>(ceil_of(rows * row_bytes(blocks), 128) * 128);
+  }
+  HYMBA_HD static constexpr int fixed_bytes(int rows, int blocks) {
+    return rows_bytes(rows, blocks) +
+           (kIsSplit ? split_sum_bytes(rows, kFewRowsSplitGroups, kParts) : 0);
+  }
+};
+
+template <typename Config, typename Epilogue>
+__global__ void __launch_bounds__(Config::kThreads, 2)
+    few_rows_gemm_kernel(Operands operands, int stage_bytes, Epilogue epilogue) {
+  constexpr int kRows = Config::kRows;
+  constexpr int kSumGroups = Config::kGroupsPerWarp;
+
+  const int rank = Config::kIsSplit ? blockIdx.x % Config::kParts : 0;
+  const int worker = blockIdx.x / Config::kParts;
+  const int num_workers = gridDim.x / Config::kParts;
+  const int begin = first_block(rank, Config::kParts, operands.blocks);
+  const int steps = first_block(rank + 1, Config::kParts, operands.blocks) - begin;
+  const int stages = operands.stages;
+
+  __shared__ RingBarriers barriers;
+  __shared__ Barrier rows_arrived;
+  // The ring first: its tiles must lie on multiples of 1 KB.
+  char* const ring = dynamic_shared<char>();
+  char* const rows = ring + stages * stage_bytes;
+  const int row_bytes = Config::row_bytes(operands.blocks);
+  char* const sums = rows + Config::rows_bytes(operands.rows, operands.blocks);
+
+  const int warp = threadIdx.x / kWarp;
+  const int lane = threadIdx.x % kWarp;
+  if (threadIdx.x == 0) {
+    init_barrier(&rows_arrived, 1);
+    barriers.init(stages, Config::kWarps);
+  }
+  // Columns beyond the last are zeroes in the weights, but 0 · NaN is not.
+  const int valid_bytes = min(operands.cols - begin * kBlockCols, steps * kBlockCols) * 2;
+  for (int i = valid_bytes + threadIdx.x * 4; i < steps * kBlockCols * 2; i += Config::kThreads * 4)
+    for (int row = 0; row < operands.rows; ++row)
+      *reinterpret_cast<uint32_t*>(rows + row * row_bytes + i) = 0;
+  __syncthreads();
+  // Nobody sends sums to a block that has not started.
+  if constexpr (Config::kIsSplit) arrive_at_cluster();
+
+  // By all threads of the cluster, once a tile.
+  [[maybe_unused]] const auto finish_split = [&](int tile, const TileGroups& groups,
+                                                 const auto& send) {
+    const SplitSums<Config::kParts> split(sums, groups, 0, operands.rows);
+    wait_for_cluster();
+    send(split);
+    arrive_at_cluster();
+    wait_for_predecessor();
+    wait_for_cluster();
+    split.finish(rank, epilogue);
+    if (tile + num_workers < operands.tiles) arrive_at_cluster();
+  };
+
+  if (warp == Config::kWarps) {
+    RingPlace place(stages);
+    bool rows_asked_for = false;
+    const auto load_rows = [&] {
+      if (rows_asked_for) return;
+      rows_asked_for = true;
+      wait_for_predecessor();
+      arrive_expecting(&rows_arrived, operands.rows * valid_bytes);
+      for (int row = 0; row < operands.rows; ++row)
+        copy_bulk(rows + row * row_bytes,
+                  operands.in + row * operands.in_stride + begin * kBlockCols, valid_bytes,
+                  &rows_arrived);
+    };
+    for (int tile = worker; tile < operands.tiles; tile += num_workers) {
+      const TileGroups groups(operands, tile, Epilogue::kPaired);
+      if (lane == 0) {
+        for (int step = 0; step < steps; ++step) {
+          if (place.reused()) {
+            load_rows();
+            wait_for_phase(&barriers.empty[place.stage()], place.parity() ^ 1);
+          }
+          Barrier* const full = &barriers.full[place.stage()];
+          arrive_expecting(full, groups.bytes());
+          copy_bulk(ring + place.stage() * stage_bytes, groups.weights(operands, begin + step),
+                    groups.bytes(), full);
+          place.advance();
+        }
+        // Not before: what the successor reads ahead is to fill the time in which this kernel has
+        // nothing more to ask for.
+        if (tile + num_workers >= operands.tiles) allow_successor();
+        load_rows();
+      }
+      __syncwarp();
+      if constexpr (Config::kIsSplit) finish_split(tile, groups, [](const auto&) {});
+    }
+    return;
+  }
+
+  const int own_group = warp * kSumGroups;
+  // ldmatrix: lane 8i + r gives the address of row r of matrix i. Two steps of 16 columns of 8
+  // rows, or one of 16 rows. Rows beyond the last are the last one again; nobody stores what comes
+  // of them.
+  const int matrix_row = lane % 8;
+  const int matrix = lane / 8;
+  const char* const row_at =
+      kRows == 8 ? rows + min(matrix_row, operands.rows - 1) * row_bytes + matrix * 16
+                 : rows + min(matrix_row + matrix % 2 * 8, operands.rows - 1) * row_bytes +
+                       matrix / 2 * 16;
+
+  RingPlace place(stages);
+  wait_for_phase(&rows_arrived, 0);
+  for (int tile = worker; tile < operands.tiles; tile += num_workers) {
+    const TileGroups groups(operands, tile, Epilogue::kPaired);
+    const int own_groups = min(groups.count - own_group, kSumGroups);
+    float acc[kSumGroups][4] = {};
+    for (int step = 0; step < steps; ++step) {
+      const char* const weights = ring + place.stage() * stage_bytes;
+      const char* const row_block = row_at + step * kBlockCols * 2;
+      uint32_t a[4][4];
+      if constexpr (kRows == 8) {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          uint32_t r[4];
+          load_matrix_x4(r, row_block + half * 64);
+#pragma unroll
+          for (int i = 0; i < 4; ++i) {
+            // Rows 8 to 15 are those of 0 to 7 again.
+            a[2 * half + i / 2][i % 2 * 2] = r[i];
+            a[2 * half + i / 2][i % 2 * 2 + 1] = r[i];
+          }
+        }
+      } else {
+#pragma unroll
+        for (int k = 0; k < 4; ++k) load_matrix_x4(a[k], row_block + k * 32);
+      }
+      wait_for_phase(&barriers.full[place.stage()], place.parity());
+#pragma unroll
+      for (int i = 0; i < kSumGroups; ++i) {
+        if (i >= own_groups) break;
+        const char* const group = weights + (own_group + i) * kBlockElements * 2 + matrix_row * 128;
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          uint32_t b[4];
+          load_matrix_x4(b, group + (((matrix + 4 * half) ^ matrix_row) * 16));
+          mma_16x8x16(acc[i], a[2 * half], {b[0], b[1]});
+          mma_16x8x16(acc[i], a[2 * half + 1], {b[2], b[3]});
+        }
+      }
+      __syncwarp();
+      if (lane == 0) arrive_at(&barriers.empty[place.stage()]);
+      place.advance();
+    }
+
+    if constexpr (Config::kIsSplit) {
+      finish_split(tile, groups, [&](const auto& split) {
+#pragma unroll
+        for (int i = 0; i < kSumGroups; ++i) {
+          const int pair = (own_group + i) * 4 + lane % 4;
+          split.send(rank, lane / 4, pair, {acc[i][0], acc[i][1]});
+          if constexpr (kRows == 16) split.send(rank, lane / 4 + 8, pair, {acc[i][2], acc[i][3]});
+        }
+      });
+    } else {
+      wait_for_predecessor();
+      finish_sums<kSumGroups>(acc, groups.first + own_group, own_groups, lane / 4, operands.rows,
+                              lane % 4, epilogue);
+    }
+  }
+}
+
+}  // namespace hymba::cuda::hopper

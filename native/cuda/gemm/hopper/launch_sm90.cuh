@@ -1,0 +1,99 @@
+// Definition of hopper_gemm, for the files that instantiate it.
+#pragma once
+
+#include <algorithm>
+
+#include "cuda/gemm/hopper/few_rows.cuh"
+#include "cuda/gemm/hopper/hopper_gemm.h"
+#include "cuda/gemm/hopper/tensor_map.h"
+#include "cuda/gemm/hopper/warpgroup.cuh"
+
+namespace hymba::cuda::hopper {
+
+// Shared memory of a block. Two blocks of neighbouring kernels share a multiprocessor, so that one
+// reads its first weights while the other ends, unless the stages are too large for that.
+
+inline constexpr int kSharedBytes = 112 * 1024;
+inline constexpr int kAllSharedBytes = 224 * 1024;
+
+inline int count_stages(int fixed_bytes, int stage_bytes, int64_t steps) {
+  constexpr int kFew = 3;
+  const auto room = [&](int bytes) { return (bytes - fixed_bytes) / stage_bytes; };
+  const int stages = room(kSharedBytes) >= kFew ? room(kSharedBytes) : room(kAllSharedBytes);
+  return static_cast<int>(std::min<int64_t>({stages, steps, kMaxStages}));
+}
+
+template <typename Config, typename Epilogue>
+void launch_few_rows(const char* stage, const PackedOperands& operands, const Tiling& tiling,
+                     const Epilogue& epilogue, const LaunchContext& context) {
+  const int64_t granule = Epilogue::kPaired ? 2 : 1;
+  const int stage_bytes = static_cast<int>(ceil_of(operands.groups / granule, tiling.tiles) *
+                                           granule * kBlockElements * sizeof(BFloat16));
+  const int fixed_bytes = Config::fixed_bytes(operands.rows, operands.blocks);
+  const int stages =
+      count_stages(fixed_bytes, stage_bytes, ceil_of(operands.blocks, Config::kParts));
+  const int workers = std::min(context.device->num_sms / Config::kParts, tiling.tiles);
+  launch_clusters(stage, context, few_rows_gemm_kernel<Config, Epilogue>, Config::kParts,
+                  dim3(workers * Config::kParts), dim3(Config::kThreads),
+                  stages * stage_bytes + fixed_bytes, Operands(operands, tiling, stages),
+                  stage_bytes, epilogue);
+}
+
+template <typename Config, typename Epilogue>
+void launch_warpgroups(const char* stage, const PackedOperands& operands, const Tiling& tiling,
+                       const Epilogue& epilogue, const LaunchContext& context) {
+  const int stages = count_stages(0, Config::kStageBytes, kMaxStages);
+  const int workers =
+      std::min(context.device->num_sms / Config::kParts, tiling.tiles * tiling.row_tiles);
+  launch_clusters(stage, context, warpgroup_gemm_kernel<Config, Epilogue>, Config::kParts,
+                  dim3(workers * Config::kParts), dim3(Config::kThreads),
+                  std::max(stages * Config::kStageBytes, Config::kSumBytes),
+                  make_row_map(stage, operands, Config::kRows), Operands(operands, tiling, stages),
+                  epilogue);
+}
+
+template <typename Epilogue>
+void hopper_gemm(const char* stage, const PackedOperands& operands, const GemmShape& shape,
+                 const Epilogue& epilogue, const LaunchContext& context) {
+  const Tiling tiling = plan_tiling(shape, Epilogue::kPaired, context.device->num_sms);
+  const auto few_rows = [&](auto config) {
+    launch_few_rows<decltype(config)>(stage, operands, tiling, epilogue, context);
+  };
+  const auto warpgroups = [&](auto config) {
+    launch_warpgroups<decltype(config)>(stage, operands, tiling, epilogue, context);
+  };
+  const bool eight_rows = operands.rows <= 8;
+  if constexpr (!Epilogue::kPaired) {
+    if (tiling.split > 1) {
+      constexpr int kPartSegments = kSegments / kManyRowsSplit;
+      switch (tiling.row_warpgroups) {
+        case 0:
+          return eight_rows ? few_rows(FewRowsConfig<8, 2, true>{})
+                            : few_rows(FewRowsConfig<16, 2, true>{});
+        case 1:
+          return warpgroups(
+              WarpgroupConfig<1, kManyRowsSplitGroups, kManyRowsSplit, kPartSegments>{});
+        default:
+          return warpgroups(
+              WarpgroupConfig<2, kManyRowsSplitGroups, kManyRowsSplit, kPartSegments>{});
+      }
+    }
+  }
+  const bool narrow = tiling.groups <= kNarrowGroups;
+  switch (tiling.row_warpgroups) {
+    case 0:
+      if (narrow)
+        return eight_rows ? few_rows(FewRowsConfig<8, 2, false>{})
+                          : few_rows(FewRowsConfig<16, 2, false>{});
+      return eight_rows ? few_rows(FewRowsConfig<8, 4, false>{})
+                        : few_rows(FewRowsConfig<16, 4, false>{});
+    case 1:
+      return narrow ? warpgroups(WarpgroupConfig<1, kNarrowGroups, 1, 1>{})
+                    : warpgroups(WarpgroupConfig<1, kWideGroups, 1, 1>{});
+    default:
+      return narrow ? warpgroups(WarpgroupConfig<2, kNarrowGroups, 1, 1>{})
+                    : warpgroups(WarpgroupConfig<2, kWideGroups, 1, 1>{});
+  }
+}
+
+}  // namespace hymba::cuda::hopper

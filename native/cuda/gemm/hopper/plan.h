@@ -1,0 +1,126 @@
+// How a product is cut up for Hopper's kernels: pure functions of the shapes, with the reasons
+// beside the numbers.
+//
+// What decides the bits of a result is whether its columns are split, which depends on the matrix
+// alone up to kMaxSplitRows rows of activations. The rest only decides who computes what: the
+// matrix instructions of both kernels add the same 16 products in the same way (measured: not one
+// bit differs), and both go through the columns in order.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "cuda/gemm/select.h"
+#include "cuda/packed_matrix.h"
+
+namespace hymba::cuda::hopper {
+
+// The columns of a matrix with few rows are cut into so many segments. Each is added up in order,
+// then their sums as a tree: ((0 + 1) + (2 + 3)) + ((4 + 5) + (6 + 7)).
+inline constexpr int kSegments = 8;
+// Blocks of a cluster that share them. With few rows of activations the way through a segment is
+// what takes time. With many the sums that the blocks send each other are: so there are fewer
+// blocks, and each adds up several segments.
+inline constexpr int kFewRowsSplit = 8;
+inline constexpr int kManyRowsSplit = 4;
+static_assert(kSegments % kFewRowsSplit == 0 && kSegments % kManyRowsSplit == 0);
+// Rows of activations up to which they do. Beyond, tiles of the activations give every
+// multiprocessor something to do.
+inline constexpr int64_t kMaxSplitRows = 256;
+
+// The few-rows kernel: one tile of an m16 instruction.
+inline constexpr int kMaxFewRows = 16;
+
+// Groups of 8 rows of the matrix that a block takes at a time, at most.
+inline constexpr int kFewRowsSplitGroups = 13;
+inline constexpr int kManyRowsSplitGroups = 7;
+inline constexpr int kNarrowGroups = 12;
+inline constexpr int kWideGroups = 32;
+
+// Whether the columns are split: a matrix of fewer rows has not enough groups for every
+// multiprocessor to copy its weights in large pieces, and columns enough to share.
+constexpr bool splits_columns(const GemmShape& shape, bool paired) {
+  constexpr int64_t kGroupsForAll = 400;
+  constexpr int64_t kMinBlocks = 4 * kSegments;
+  return !paired && shape.rows <= kMaxSplitRows && shape.packed_rows / kBlockRows < kGroupsForAll &&
+         shape.packed_rows / kBlockRows >= 64 && packed_cols(shape.cols) / kBlockCols >= kMinBlocks;
+}
+
+// What Hopper's kernels are for. Bulk copies take pieces of 16 bytes; and few rows of the matrix,
+// or few columns, give their large tiles too little to do.
+constexpr bool fits(const GemmShape& shape) {
+  constexpr int64_t kMinGroups = 64;
+  constexpr int64_t kMinCols = 256;
+  return shape.cols % 8 == 0 && shape.cols >= kMinCols &&
+         shape.packed_rows / kBlockRows >= kMinGroups;
+}
+
+// A block of a cluster finishes 2^split_shift of so many pairs of columns: its part, or more.
+HYMBA_HD constexpr int split_shift(int pairs, int split) {
+  int shift = 0;
+  while (split << shift < pairs) ++shift;
+  return shift;
+}
+// What a block keeps of the largest tile's sums while they are added up.
+HYMBA_HD constexpr int split_sum_bytes(int num_rows, int groups, int split) {
+  return (split << split_shift(num_rows * groups * (kBlockRows / 2), split)) * 8;
+}
+
+struct Tiling {
+  int groups = 0;          // of the matrix, that a tile has at most
+  int tiles = 0;           // of the matrix
+  int row_tiles = 1;       // of the activations
+  int row_warpgroups = 0;  // 64 rows each, of a row tile; 0: the few-rows kernel
+  int split = 1;           // blocks that share the columns
+};
+
+HYMBA_HD constexpr int64_t ceil_of(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// `paired` matrices are tiled by units of two groups.
+constexpr Tiling plan_tiling(const GemmShape& shape, bool paired, int num_sms) {
+  const int64_t groups = shape.packed_rows / kBlockRows;
+  Tiling plan;
+  plan.row_warpgroups = shape.rows <= kMaxFewRows ? 0 : shape.rows <= 64 ? 1 : 2;
+  if (plan.row_warpgroups > 0)
+    plan.row_tiles = static_cast<int>(ceil_of(shape.rows, 64 * plan.row_warpgroups));
+
+  const bool few_rows = plan.row_warpgroups == 0;
+  if (splits_columns(shape, paired)) plan.split = few_rows ? kFewRowsSplit : kManyRowsSplit;
+  const int64_t workers = num_sms / plan.split;
+  const int64_t even = ceil_of(groups, workers) + (paired ? 1 : 0);
+  plan.groups = plan.split > 1 ? (few_rows ? kFewRowsSplitGroups : kManyRowsSplitGroups)
+                : plan.row_tiles == 1 && even <= kNarrowGroups ? kNarrowGroups
+                                                               : kWideGroups;
+  // One tile of equal size for everyone, if that is not too large.
+  const int64_t granules = paired ? groups / 2 : groups;
+  const int64_t fewest = ceil_of(granules, paired ? plan.groups / 2 : plan.groups);
+  plan.tiles =
+      static_cast<int>(plan.row_tiles > 1 ? fewest : std::max(fewest, std::min(granules, workers)));
+  return plan;
+}
+
+// First group of a tile; that of tile `tiles` is the end.
+HYMBA_HD constexpr int first_group(int tile, int tiles, int groups, bool paired) {
+  const int granule = paired ? 2 : 1;
+  return static_cast<int>(static_cast<uint32_t>(groups / granule) * tile / tiles) * granule;
+}
+
+// First block of columns of a segment; that of segment `segments` is the end.
+HYMBA_HD constexpr int first_block(int segment, int segments, int blocks) {
+  return blocks * segment / segments;
+}
+
+// --- What that comes to for Hymba-1.5B on an H100 (132 multiprocessors) -------------------------
+
+static_assert(!splits_columns({1, 8960, 1600}, false) && !splits_columns({1, 32016, 1600}, false));
+static_assert(fits({1, 8960, 1600}) && !fits({1, 144, 3200}) && !fits({1, 3200, 100}));
+static_assert(splits_columns({256, 1600, 3200}, false) && splits_columns({1, 1600, 5504}, false));
+static_assert(!splits_columns({512, 1600, 3200}, false));
+static_assert(plan_tiling({1, 8960, 1600}, false, 132).tiles == 132);
+static_assert(plan_tiling({1, 8960, 1600}, false, 132).groups == kNarrowGroups);
+static_assert(plan_tiling({64, 11008, 1600}, true, 132).row_warpgroups == 1);
+static_assert(plan_tiling({1, 1600, 3200}, false, 132).tiles == 16);
+static_assert(plan_tiling({64, 1600, 3200}, false, 132).tiles == 33);
+static_assert(plan_tiling({2048, 8960, 1600}, false, 132).tiles == 35);
+
+}  // namespace hymba::cuda::hopper
