@@ -185,6 +185,7 @@ export class HymbaModel implements SequenceOwner {
     const device = chooseDevice(request);
     const nativeOptions = { ...checked, device: device.kind };
     const tokenizer = await loadTokenizer(checkpoint);
+    if (options.requireTokenizer && tokenizer === undefined) throw noTokenizer(checkpoint);
     const native = await loadNative(nativeOptions, options);
     return new HymbaModel(checkpoint, nativeOptions, device, tokenizer, native);
   }
@@ -267,13 +268,7 @@ export class HymbaModel implements SequenceOwner {
    * @throws HymbaError ERR_MODEL_UNSUPPORTED when its folder has none.
    */
   get tokenizer(): Tokenizer {
-    if (this.#tokenizer === undefined) {
-      throw new HymbaError(
-        "ERR_MODEL_UNSUPPORTED",
-        `${this.#checkpoint.path} has no tokenizer: pass token ids instead of text, or add ` +
-          "tokenizer.json to the model's folder",
-      );
-    }
+    if (this.#tokenizer === undefined) throw noTokenizer(this.#checkpoint);
     return this.#tokenizer;
   }
 
@@ -503,6 +498,14 @@ function planMemory(checkpoint: Checkpoint, options: MemoryOptions): MemoryPlan 
   const kind = request === "auto" ? chooseDevice(request).kind : request;
   const nativeOptions = { ...nativeLoadOptions(checkpoint, options), device: kind };
   return toMemoryPlan(callNative(() => loadBinding().planMemory(nativeOptions)));
+}
+
+function noTokenizer({ path }: Checkpoint): HymbaError {
+  return new HymbaError(
+    "ERR_MODEL_UNSUPPORTED",
+    `${path} has no tokenizer: pass token ids instead of text, or add tokenizer.json to the ` +
+      "model's folder",
+  );
 }
 
 /** Synthetic models, and folders without tokenizer.json, have none. */

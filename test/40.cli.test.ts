@@ -158,7 +158,7 @@ describe("hymba generate", () => {
     expect({ code, out, err }).toEqual({ code: 0, out: `${answer}\n`, err: "" });
     expect(model.prompts).toEqual([{ text: "<|begin|>There was", heldTokens: 0 }]);
     expect(model.loadedPath).toBe(BUNDLED_MODEL);
-    expect(model.loadOptions).toMatchObject({ maxSequences: 1 });
+    expect(model.loadOptions).toMatchObject({ maxSequences: 1, requireTokenizer: true });
     expect(model.disposed).toBe(true);
   });
 
