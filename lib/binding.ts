@@ -46,6 +46,13 @@ export interface NativeMemory {
   readonly maxLogitBias: number;
 }
 
+/** The memory of a GPU, everybody's use counted. */
+export interface NativeRoom {
+  readonly totalBytes: number;
+  readonly freeBytes: number;
+  readonly availableBytes: number;
+}
+
 /** How much of a pool is in use. */
 export interface PoolUsage {
   readonly used: number;
@@ -106,6 +113,8 @@ export interface NativeModel {
   /** Makes what runs fail with ERR_ABORTED at its next layer; the model is of no use afterwards. */
   stop(): void;
   memory(): NativeMemory;
+  /** At this moment; null on the CPU. */
+  room(): NativeRoom | null;
   usage(): CacheUsage;
   createSequence(): number;
   releaseSequence(id: number): void;
@@ -168,6 +177,8 @@ export interface DeviceProbe {
     readonly computeCapability: string;
     readonly multiprocessors: number;
     readonly memoryBytes: number;
+    /** What a model may take at this moment. */
+    readonly availableBytes: number;
     /** Why this one cannot be used; null when it can. */
     readonly problem: string | null;
   }[];

@@ -5,6 +5,7 @@
 export { HYMBA_ERROR_CODES, HymbaError, type HymbaErrorCode } from "./errors";
 export {
   type DecodeRequest,
+  type DeviceMemory,
   HymbaModel,
   type LoadOptions,
   type LoadProgress,

@@ -1,7 +1,14 @@
 import type { ModelDtype, NativeLoadOptions, NativeMemory } from "./binding";
 import type { Checkpoint } from "./checkpoint/checkpoint";
 import type { DeviceRequest } from "./device";
-import { checkCallback, checkChoice, checkInteger, checkObject, checkSignal } from "./validate";
+import {
+  checkBoolean,
+  checkCallback,
+  checkChoice,
+  checkInteger,
+  checkObject,
+  checkSignal,
+} from "./validate";
 
 /** How far the loading of a model is. */
 export interface LoadProgress {
@@ -35,6 +42,11 @@ export interface MemoryOptions {
 export interface LoadOptions extends MemoryOptions {
   /** Threads of the CPU backend, 1 to 1,024. Default one for each core. */
   readonly threads?: number;
+  /**
+   * Fails when the model has no tokenizer, before its weights are loaded. Default false: it is
+   * missed when text is first used.
+   */
+  readonly requireTokenizer?: boolean;
   /** Called now and then while the model is loading. */
   readonly onProgress?: (progress: LoadProgress) => void;
   /** Gives up loading. */
@@ -80,6 +92,7 @@ export function nativeLoadOptions(
   checkObject("options", options);
   checkSignal("options.signal", options.signal);
   checkCallback("options.onProgress", options.onProgress);
+  checkBoolean("options.requireTokenizer", options.requireTokenizer ?? false);
   const integer = (name: keyof LoadOptions, fallback: number, max: number): number =>
     checkInteger(`options.${name}`, options[name] ?? fallback, 1, max);
   const maxSequences = integer("maxSequences", 16, 65_535);

@@ -100,6 +100,22 @@ export interface ModelLimits {
   readonly cacheTokens: number;
 }
 
+/**
+ * The memory of a GPU at one moment, as its driver counts it (and `nvidia-smi` shows it): what all
+ * models and all processes use.
+ */
+export interface DeviceMemory {
+  readonly totalBytes: number;
+  readonly usedBytes: number;
+  /**
+   * The part of `usedBytes` that is not in this model's plan: CUDA's context and the code of the
+   * kernels, half a gigabyte on an H100, and what other models and other processes use.
+   */
+  readonly otherBytes: number;
+  /** What one more model may take: what is free, but for what CUDA takes while a model runs. */
+  readonly availableBytes: number;
+}
+
 /** What a model is, where it runs and what it holds. */
 export interface ModelInfo {
   readonly path: string;
@@ -109,6 +125,8 @@ export interface ModelInfo {
   readonly config: HymbaConfig;
   readonly limits: ModelLimits;
   readonly memory: MemoryPlan;
+  /** Of the GPU; undefined on the CPU. */
+  readonly deviceMemory: DeviceMemory | undefined;
   readonly cache: CacheUsage;
 }
 
@@ -167,6 +185,7 @@ export class HymbaModel implements SequenceOwner {
     const device = chooseDevice(request);
     const nativeOptions = { ...checked, device: device.kind };
     const tokenizer = await loadTokenizer(checkpoint);
+    if (options.requireTokenizer && tokenizer === undefined) throw noTokenizer(checkpoint);
     const native = await loadNative(nativeOptions, options);
     return new HymbaModel(checkpoint, nativeOptions, device, tokenizer, native);
   }
@@ -186,7 +205,10 @@ export class HymbaModel implements SequenceOwner {
     return planMemory(this.#checkpoint, { ...current, ...options });
   }
 
-  /** What the model is, where it runs and how much of its cache is in use. */
+  /**
+   * What the model is, where it runs and how much of its cache and of its GPU is in use.
+   * @throws HymbaError ERR_DISPOSED, ERR_DEVICE_LOST.
+   */
   info(): ModelInfo {
     this.#checkLive();
     return {
@@ -197,7 +219,21 @@ export class HymbaModel implements SequenceOwner {
       config: this.config,
       limits: this.limits,
       memory: this.#memory,
+      deviceMemory: this.#deviceMemory(),
       cache: callNative(() => this.#native.usage()),
+    };
+  }
+
+  #deviceMemory(): DeviceMemory | undefined {
+    const room = callNative(() => this.#native.room());
+    if (room === null) return undefined;
+    const { totalBytes, freeBytes, availableBytes } = room;
+    const usedBytes = totalBytes - freeBytes;
+    return {
+      totalBytes,
+      usedBytes,
+      otherBytes: usedBytes - this.#memory.totalBytes,
+      availableBytes,
     };
   }
 
@@ -232,13 +268,7 @@ export class HymbaModel implements SequenceOwner {
    * @throws HymbaError ERR_MODEL_UNSUPPORTED when its folder has none.
    */
   get tokenizer(): Tokenizer {
-    if (this.#tokenizer === undefined) {
-      throw new HymbaError(
-        "ERR_MODEL_UNSUPPORTED",
-        `${this.#checkpoint.path} has no tokenizer: pass token ids instead of text, or add ` +
-          "tokenizer.json to the model's folder",
-      );
-    }
+    if (this.#tokenizer === undefined) throw noTokenizer(this.#checkpoint);
     return this.#tokenizer;
   }
 
@@ -468,6 +498,14 @@ function planMemory(checkpoint: Checkpoint, options: MemoryOptions): MemoryPlan 
   const kind = request === "auto" ? chooseDevice(request).kind : request;
   const nativeOptions = { ...nativeLoadOptions(checkpoint, options), device: kind };
   return toMemoryPlan(callNative(() => loadBinding().planMemory(nativeOptions)));
+}
+
+function noTokenizer({ path }: Checkpoint): HymbaError {
+  return new HymbaError(
+    "ERR_MODEL_UNSUPPORTED",
+    `${path} has no tokenizer: pass token ids instead of text, or add tokenizer.json to the ` +
+      "model's folder",
+  );
 }
 
 /** Synthetic models, and folders without tokenizer.json, have none. */

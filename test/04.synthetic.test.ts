@@ -92,10 +92,10 @@ describe("synthetic models", () => {
       }),
     );
     expect(fills).toMatchObject({
-      "model.embed_tokens.weight": ["normal", 1 / Math.sqrt(8)],
-      "model.memory_tokens": ["normal", 1 / Math.sqrt(8)],
-      "lm_head.weight": ["normal", 1 / Math.sqrt(8)],
-      "model.final_layernorm.weight": ["constant", 1],
+      "model.embed_tokens.weight": ["normal", 1],
+      "model.memory_tokens": ["normal", 1],
+      "lm_head.weight": ["normal", 1],
+      "model.final_layernorm.weight": ["normal", 1 / Math.sqrt(8)],
       "input_layernorm.weight": ["constant", 1],
       "pre_moe_layernorm.weight": ["constant", 1],
       "mamba.pre_avg_layernorm1.weight": ["constant", 1],

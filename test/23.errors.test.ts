@@ -323,6 +323,7 @@ describe("loading", () => {
     [{ threads: 2000 }, RangeError, "options.threads must be from 1 to 1024, got 2000"],
     [{ onProgress: "x" }, TypeError, 'options.onProgress must be a function, got "x"'],
     [{ signal: 5 }, TypeError, "options.signal must be an AbortSignal, got 5"],
+    [{ requireTokenizer: 1 }, TypeError, "options.requireTokenizer must be true or false, got 1"],
   ])("options %p", async (options, type, message) => {
     const error: unknown = await HymbaModel.load(MICRO, wrong<LoadOptions>(options)).catch(
       (reason: unknown) => reason,
@@ -341,6 +342,16 @@ describe("loading", () => {
     expect(await rejectionOf("ERR_MODEL_FORMAT", HymbaModel.load(missing))).toContain(missing);
     expect(await rejectionOf("ERR_MODEL_FORMAT", HymbaModel.load(folder))).toContain("config.json");
     await rm(folder, { recursive: true });
+  });
+
+  test("a tokenizer that is required and missing is found before the weights are loaded", async () => {
+    const onProgress = jest.fn();
+    const loading = load({ requireTokenizer: true, onProgress });
+    expect(await rejectionOf("ERR_MODEL_UNSUPPORTED", loading)).toMatch(/micro has no tokenizer/);
+    expect(onProgress).not.toHaveBeenCalled();
+    await using loaded = await load({ onProgress });
+    expect(onProgress).toHaveBeenCalled();
+    expect(loaded.hasTokenizer).toBe(false);
   });
 
   const noGpu = loadBinding().probeDevices().devices.length === 0;

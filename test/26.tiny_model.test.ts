@@ -60,3 +60,28 @@ test("the number of threads changes no bit", async () => {
   }
   expect(scores[0]).toEqual(scores[1]);
 });
+
+// docs/numerics.md says what was measured, and what random weights have to do with it.
+test.each([
+  { name: "the bundled model", path: MODEL },
+  { name: "random weights", path: `synthetic:${MODEL}` },
+])("rounding to bfloat16 costs $name less than 0.5 % of any layer's output", async ({ path }) => {
+  const options = { maxSequences: 1, maxContextTokens: 256, maxBatchTokens: 256 };
+  await using exact = await HymbaModel.load(path, { device: "cpu", dtype: "float32", ...options });
+  await using rounded = await HymbaModel.load(path, { device: DEVICE, ...options });
+  const { numLayers, vocabSize } = exact.config;
+  const tokens = Array.from({ length: 64 }, (_, i) => (i * 7919 + 13) % vocabSize);
+  const layers = Array.from({ length: numLayers }, (_, i) => i);
+  const [reference, ours] = await Promise.all(
+    [exact, rounded].map(async (model) =>
+      (await model.trace(tokens, layers)).filter(({ name }) => name === "out"),
+    ),
+  );
+  expect(ours!.map(({ layer }) => layer)).toEqual(layers);
+  for (const [layer, { values }] of ours!.entries()) {
+    const error = relativeError(values, reference![layer]!.values);
+    expect(error).toBeLessThan(5e-3);
+    // It is bfloat16 indeed.
+    expect(error).toBeGreaterThan(1e-4);
+  }
+});

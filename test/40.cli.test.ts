@@ -158,7 +158,7 @@ describe("hymba generate", () => {
     expect({ code, out, err }).toEqual({ code: 0, out: `${answer}\n`, err: "" });
     expect(model.prompts).toEqual([{ text: "<|begin|>There was", heldTokens: 0 }]);
     expect(model.loadedPath).toBe(BUNDLED_MODEL);
-    expect(model.loadOptions).toMatchObject({ maxSequences: 1 });
+    expect(model.loadOptions).toMatchObject({ maxSequences: 1, requireTokenizer: true });
     expect(model.disposed).toBe(true);
   });
 
@@ -565,6 +565,37 @@ describe("hymba info", () => {
     });
   });
 
+  test("says whether the model fits on the GPU, unless it is to run on the CPU", async () => {
+    const info = async (available: number, ...flags: string[]) => {
+      const gpu = {
+        name: "GPU",
+        computeCapability: "9.0",
+        multiprocessors: 132,
+        memoryBytes: 80e9,
+        availableBytes: available,
+        problem: null,
+      };
+      const library: FakeModel["library"] = {
+        ...new FakeModel(tokenizer).library,
+        diagnose: () => ({
+          addon: { path: "/x/hymba.node", build: {} },
+          cuda: { driverVersion: "13.1", runtimeVersion: "13.0", problem: null, devices: [gpu] },
+          chosen: undefined,
+        }),
+      };
+      const terminal = new FakeTerminal("");
+      expect(await run(["info", spec, ...flags], terminal, library)).toBe(0);
+      return terminal;
+    };
+    const { totalBytes } = fakePlan;
+    expect((await info(79e9)).out).toMatch(/^ {2}available on the GPU +79\.0 GB: it fits$/m);
+    expect((await info(totalBytes - 1)).out).toMatch(/available on the GPU .*: it does not fit$/m);
+    expect((await info(79e9, "--device", "cpu")).out).not.toMatch(/available/);
+    expect((await info(totalBytes, "--json")).json[0]).toMatchObject({
+      gpu: { name: "GPU", availableBytes: totalBytes, fits: true },
+    });
+  });
+
   test("a folder that is no model is a clear failure", async () => {
     const { code, err } = await hymba(["info", folder]);
     expect(code).toBe(1);
@@ -578,6 +609,7 @@ describe("hymba doctor", () => {
     computeCapability: "9.0",
     multiprocessors: 132,
     memoryBytes: 80e9,
+    availableBytes: 79e9,
     problem: null,
   };
   const diagnosis = {
@@ -603,7 +635,9 @@ describe("hymba doctor", () => {
     expect(terminal.out).toMatch(/^node +v\d+/m);
     expect(terminal.out).toMatch(/^addon +\/x\/hymba\.node\n {2}compiler +GNU 12\.2$/m);
     expect(terminal.out).toMatch(/^driver +CUDA 13\.1$/m);
-    expect(terminal.out).toMatch(/^gpu +GPU, compute 9\.0, 132 .*, 80\.0 GB: usable$/m);
+    expect(terminal.out).toMatch(
+      /^gpu +GPU, compute 9\.0, 132 .*, 80\.0 GB: usable, 79\.0 GB available/m,
+    );
     expect(terminal.out).toMatch(/^gpu +Old GPU, .*: not usable, its kernels do not run$/m);
     expect(terminal.out).toMatch(/^device +cpu: Fake CPU \(asked for\)$/m);
     expect(terminal.out).toMatch(/^tokenizer +native encoder: works$/m);

@@ -82,14 +82,24 @@ function synthesize(config: HymbaConfig): readonly TensorEntry[] {
 }
 
 /**
- * Values that keep activations of order 1 at any depth and width: a matrix keeps the variance of
- * its input, what 2L sublayers add to the residual stream sums to order 1, and Mamba starts as its
- * authors initialise it: A = -(1 … N), D = 1, time steps of 0.001 to 0.1.
+ * Values that keep activations of order 1 at any depth and width: tokens begin the residual stream
+ * at order 1, what 2L sublayers add to it sums to order 1, a matrix keeps the variance of its input,
+ * and Mamba starts as its authors initialise it: A = -(1 … N), D = 1, time steps of 0.001 to 0.1.
+ *
+ * The head multiplies by embeddings, too, often by the same ones. The weights of the norm before it
+ * bring logits down to order 1; their signs are random, for otherwise every token would predict
+ * itself.
  */
 function chooseFill(
   { name, shape }: ExpectedTensor,
   config: HymbaConfig,
 ): { readonly fill: SyntheticFill; readonly scale: number } {
+  if (/(embed_tokens|lm_head)\.weight$|\.memory_tokens$/.test(name)) {
+    return { fill: "normal", scale: 1 };
+  }
+  if (name.endsWith(".final_layernorm.weight")) {
+    return { fill: "normal", scale: 1 / Math.sqrt(config.hiddenSize) };
+  }
   if (/norm\d?\.weight$|\.D\.0$/.test(name)) return { fill: "constant", scale: 1 };
   if (name.endsWith(".A_log.0")) return { fill: "log_arange", scale: 1 };
   if (name.endsWith(".dt_proj.0.bias")) return { fill: "dt_bias", scale: 1 };

@@ -83,10 +83,13 @@ function formatCuda(cuda: DeviceProbe): string[][] {
   return [
     ["driver", cuda.driverVersion === null ? "none" : `CUDA ${cuda.driverVersion}`],
     ...(cuda.problem === null ? [] : [["  problem", cuda.problem]]),
-    ...cuda.devices.map(({ name, computeCapability, multiprocessors, memoryBytes, problem }) => [
+    ...cuda.devices.map((gpu) => [
       "gpu",
-      `${name}, compute ${computeCapability}, ${multiprocessors} multiprocessors, ` +
-        `${formatBytes(memoryBytes)}: ${problem === null ? "usable" : `not usable, ${problem}`}`,
+      `${gpu.name}, compute ${gpu.computeCapability}, ${gpu.multiprocessors} multiprocessors, ` +
+        `${formatBytes(gpu.memoryBytes)}: ` +
+        (gpu.problem === null
+          ? `usable, ${formatBytes(gpu.availableBytes)} available to a model`
+          : `not usable, ${gpu.problem}`),
     ]),
   ];
 }

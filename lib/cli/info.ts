@@ -4,7 +4,7 @@ import type { HymbaConfig } from "../checkpoint/config";
 import { summarizeCheckpoint } from "../checkpoint/summary";
 import { countElements, type TensorEntry, WEIGHT_DTYPE_BYTES } from "../checkpoint/tensor_table";
 import type { MemoryPlan } from "../model";
-import type { CliContext } from "./context";
+import type { CliContext, Library } from "./context";
 import { formatBytes, formatCount, formatTable } from "./format";
 import { write, writeJson } from "./io";
 import { addLoadOptions, integer, type LoadFlags, loadOptions, modelArgument } from "./options";
@@ -45,6 +45,7 @@ async function info({ io, library }: CliContext, path: string, flags: InfoFlags)
     ...loadOptions(flags),
     maxSequences: flags.sequences,
   });
+  const gpu = flags.device === "cpu" ? undefined : usableGpu(library);
   if (flags.json) {
     const list = tensors.map(({ name, dtype, shape }) => ({ name, dtype, shape }));
     await writeJson(io.stdout, {
@@ -52,6 +53,7 @@ async function info({ io, library }: CliContext, path: string, flags: InfoFlags)
       ...summary,
       config,
       memory,
+      ...(gpu && { gpu: { ...gpu, fits: memory.totalBytes <= gpu.availableBytes } }),
       ...(flags.tensors && { tensorList: list }),
     });
     return;
@@ -63,10 +65,22 @@ async function info({ io, library }: CliContext, path: string, flags: InfoFlags)
       ["tensors", `${formatCount(summary.tensors)}, ${formatBytes(summary.weightBytes)}`],
     ]),
     "Configuration\n" + formatConfig(config),
-    formatMemory(memory, flags.sequences),
+    formatMemory(memory, flags.sequences) + (gpu === undefined ? "" : formatGpu(gpu, memory)),
   ];
   if (flags.tensors) sections.push("Tensors\n" + formatTensors(tensors));
   await write(io.stdout, sections.join("\n"));
+}
+
+interface UsableGpu {
+  readonly name: string;
+  readonly availableBytes: number;
+}
+
+/** The GPU that a model would be loaded on, if there is one. */
+function usableGpu(library: Library): UsableGpu | undefined {
+  const gpu = library.diagnose().cuda?.devices[0];
+  if (gpu === undefined || gpu.problem !== null) return undefined;
+  return { name: gpu.name, availableBytes: gpu.availableBytes };
 }
 
 function formatConfig(config: HymbaConfig): string {
@@ -117,4 +131,9 @@ function formatMemory(memory: MemoryPlan, sequences: number): string {
     `Memory of a sequence of ${formatCount(perSequence.contextTokens)} tokens\n${table(rows)}\n` +
     `Memory of the model\n${table(totals)}`
   );
+}
+
+function formatGpu({ name, availableBytes }: UsableGpu, { totalBytes }: MemoryPlan): string {
+  const answer = totalBytes <= availableBytes ? "it fits" : "it does not fit";
+  return formatTable([[`  available on the ${name}`, `${formatBytes(availableBytes)}: ${answer}`]]);
 }

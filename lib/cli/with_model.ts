@@ -1,24 +1,24 @@
-import type { HymbaModel, MemoryOptions } from "../model";
+import type { HymbaModel, LoadOptions } from "../model";
 import type { CliContext } from "./context";
 import { type LoadFlags, loadOptions } from "./options";
 import { Progress } from "./progress";
 
 /**
  * Loads a model, lets the command use it and disposes of it, come what may.
- * @param limits what it is loaded for, besides the flags. Default one sequence.
+ * @param options what it is loaded with, besides the flags. Default: for one sequence of text.
  */
 export async function withModel(
   context: CliContext,
   path: string,
   flags: LoadFlags,
   use: (model: HymbaModel) => Promise<void>,
-  limits: MemoryOptions = { maxSequences: 1 },
+  options: LoadOptions = { maxSequences: 1, requireTokenizer: true },
 ): Promise<void> {
   const progress = new Progress(context.io);
   const model = await context.library
     .loadModel(path, {
       ...loadOptions(flags),
-      ...limits,
+      ...options,
       signal: context.signal,
       onProgress: ({ stage, fraction }) => progress.update(stage, fraction),
     })

@@ -237,6 +237,15 @@ Napi::Value to_js(Napi::Env env, const CacheUsage& usage) {
   return object;
 }
 
+Napi::Value to_js(Napi::Env env, const std::optional<DeviceRoom>& room) {
+  if (!room) return env.Null();
+  auto object = Napi::Object::New(env);
+  object.Set("totalBytes", static_cast<double>(room->total_bytes));
+  object.Set("freeBytes", static_cast<double>(room->free_bytes));
+  object.Set("availableBytes", static_cast<double>(room->available_bytes));
+  return object;
+}
+
 Napi::Value to_js(Napi::Env env, const MemoryPlan& plan, const KvLayout& layout) {
   auto object = Napi::Object::New(env);
   const auto set = [&](const char* name, auto value) {

@@ -2,6 +2,7 @@
 // their shape is taken for granted.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -25,6 +26,7 @@ std::vector<SpanInput> spans_from_js(const Napi::Array& array);
 Napi::Value to_js(Napi::Env env, const std::vector<SpanOutput>& outputs);
 Napi::Value to_js(Napi::Env env, const std::vector<TraceTensor>& tensors);
 Napi::Value to_js(Napi::Env env, const CacheUsage& usage);
+Napi::Value to_js(Napi::Env env, const std::optional<DeviceRoom>& room);
 // The plan's three slabs, and what the layout says about sequences and limits.
 Napi::Value to_js(Napi::Env env, const MemoryPlan& plan, const KvLayout& layout);
 

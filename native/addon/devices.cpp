@@ -11,11 +11,10 @@ namespace hymba {
 namespace {
 
 #ifdef HYMBA_WITH_CUDA
-// 13010 -> "13.1"; 0, which is no version, -> null.
-Napi::Value cuda_version(Napi::Env env, int version) {
+// 0, which is no version, -> null.
+Napi::Value version_or_null(Napi::Env env, int version) {
   if (version == 0) return env.Null();
-  return Napi::String::New(
-      env, std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10));
+  return Napi::String::New(env, cuda::version_text(version));
 }
 
 Napi::Value problem_or_null(Napi::Env env, const std::string& problem) {
@@ -30,6 +29,7 @@ Napi::Object describe(Napi::Env env, const cuda::DeviceInfo& device) {
              std::to_string(device.compute_major) + "." + std::to_string(device.compute_minor));
   object.Set("multiprocessors", device.num_sms);
   object.Set("memoryBytes", static_cast<double>(device.memory_bytes));
+  object.Set("availableBytes", static_cast<double>(device.available_bytes));
   object.Set("problem", problem_or_null(env, device.problem));
   return object;
 }
@@ -42,8 +42,8 @@ Napi::Object probe_devices(Napi::Env env) {
   Napi::Array devices = Napi::Array::New(env);
 #ifdef HYMBA_WITH_CUDA
   const cuda::DeviceProbe probe = cuda::probe_devices();
-  report.Set("driverVersion", cuda_version(env, probe.driver_version));
-  report.Set("runtimeVersion", cuda_version(env, probe.runtime_version));
+  report.Set("driverVersion", version_or_null(env, probe.driver_version));
+  report.Set("runtimeVersion", version_or_null(env, probe.runtime_version));
   report.Set("problem", problem_or_null(env, probe.problem));
   for (uint32_t i = 0; i < probe.devices.size(); ++i)
     devices.Set(i, describe(env, probe.devices[i]));

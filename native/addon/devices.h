@@ -7,8 +7,9 @@
 namespace hymba {
 
 // { driverVersion, runtimeVersion, problem, devices: [{ name, computeCapability, multiprocessors,
-// memoryBytes, problem }] }. Versions are "13.0", null where there is none. `problem` is why
-// nothing can be used, or null; that of a device says why a kernel of this build did not run on it.
+// memoryBytes, availableBytes, problem }] }. Versions are "13.0", null where there is none.
+// `problem` is why nothing can be used, or null; that of a device says why a kernel of this build
+// did not run on it.
 Napi::Object probe_devices(Napi::Env env);
 
 }  // namespace hymba

@@ -23,6 +23,7 @@ class NativeModel final : public Napi::ObjectWrap<NativeModel> {
                              InstanceMethod<&NativeModel::load_progress>("loadProgress"),
                              InstanceMethod<&NativeModel::stop>("stop"),
                              InstanceMethod<&NativeModel::memory>("memory"),
+                             InstanceMethod<&NativeModel::room>("room"),
                              InstanceMethod<&NativeModel::usage>("usage"),
                              InstanceMethod<&NativeModel::create_sequence>("createSequence"),
                              InstanceMethod<&NativeModel::release_sequence>("releaseSequence"),
@@ -103,6 +104,10 @@ class NativeModel final : public Napi::ObjectWrap<NativeModel> {
   Napi::Value memory(const Napi::CallbackInfo& info) {
     return guarded(info.Env(),
                    [&] { return to_js(info.Env(), model().memory(), model().layout()); });
+  }
+
+  Napi::Value room(const Napi::CallbackInfo& info) {
+    return guarded(info.Env(), [&] { return to_js(info.Env(), model().room()); });
   }
 
   Napi::Value usage(const Napi::CallbackInfo& info) {

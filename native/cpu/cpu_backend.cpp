@@ -59,6 +59,7 @@ class CpuBackend final : public Backend {
   std::unique_ptr<Slab> allocate(size_t bytes) override {
     return std::make_unique<HostSlab>(bytes);
   }
+  std::optional<DeviceRoom> room() override { return std::nullopt; }
   void upload(void* to, const void* from_host, size_t bytes) override {
     std::memcpy(to, from_host, bytes);
   }

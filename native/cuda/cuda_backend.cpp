@@ -8,6 +8,7 @@
 #include "cuda/gemm/pack_matrix.h"
 #include "cuda/gemm/x_proj.h"
 #include "cuda/packed_matrix.h"
+#include "cuda/runtime/device_room.h"
 #include "cuda/runtime/replay.h"
 #include "cuda/runtime/staging.h"
 #include "cuda/sample/sample.h"
@@ -97,6 +98,11 @@ class CudaBackend final : public Backend {
     if (bytes > 0)
       check_cuda(cudaMemsetAsync(memory.get(), 0, bytes, session.stream.get()), "clearing memory");
     return std::make_unique<DeviceSlab>(std::move(memory), bytes);
+  }
+
+  std::optional<DeviceRoom> room() override {
+    session();
+    return device_room();
   }
 
   void upload(void* to, const void* from_host, size_t bytes) override {

@@ -58,6 +58,20 @@ class TraceProbe final : public Probe {
   const int state_slot_;
 };
 
+// An allocation says that it fails, too, but not of what there is too much; and one that just fits
+// leaves nothing for the runtime.
+void require_room(const MemoryPlan& plan, const std::optional<DeviceRoom>& room) {
+  const size_t needed = plan.weight_bytes + plan.cache_bytes + plan.workspace_bytes;
+  if (!room || needed <= room->available_bytes) return;
+  const auto mib = [](size_t bytes) { return std::to_string(bytes >> 20) + " MiB"; };
+  fail(ErrorCode::kOutOfMemory, "the model takes ", mib(needed), " of GPU memory (weights ",
+       mib(plan.weight_bytes), ", cache ", mib(plan.cache_bytes), ", workspace ",
+       mib(plan.workspace_bytes), "), but ", mib(room->available_bytes), " of ",
+       mib(room->total_bytes),
+       " are available: load with a smaller maxSequences, maxContextTokens, cacheTokens or "
+       "maxBatchTokens, or free what else is on the GPU");
+}
+
 }  // namespace
 
 MemoryPlan plan_memory(const ModelConfig& config, const ModelOptions& options,
@@ -82,6 +96,7 @@ Model::Model(ModelConfig config, const ModelOptions& options, const TensorTable&
       stop_(stop),
       memory_(plan_memory(config_, options, table, *backend_)),
       table_(layout_) {
+  require_room(memory_, backend_->room());
   Arena weights;
   count_weights(config_, table, options.dtype, *backend_, weights);
   weight_slab_ = backend_->allocate(weights.bytes());

@@ -58,6 +58,8 @@ class Model {
   const ModelConfig& config() const { return config_; }
   const KvLayout& layout() const { return layout_; }
   const MemoryPlan& memory() const { return memory_; }
+  // What of the device is left at this moment; none for the host.
+  std::optional<DeviceRoom> room() const { return backend_->room(); }
 
  private:
   // A step's block on the device and the host's copy of it.

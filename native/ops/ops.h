@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 
 #include "core/arena.h"
@@ -214,6 +215,14 @@ class Slab {
   virtual size_t bytes() const = 0;
 };
 
+// The memory of a device that others use too: other models, other processes.
+struct DeviceRoom {
+  size_t total_bytes = 0;
+  size_t free_bytes = 0;
+  // What a model may take of it. The rest is for what the runtime itself allocates as steps run.
+  size_t available_bytes = 0;
+};
+
 // Carries out the stages, in the order of the calls. Stages may run asynchronously: results are
 // there after `synchronize`, and a later stage sees what an earlier one wrote. Used from one
 // thread.
@@ -225,6 +234,9 @@ class Backend {
   virtual ~Backend() = default;
 
   virtual std::unique_ptr<Slab> allocate(size_t bytes) = 0;
+  // The room on the device at this moment; none for the host, whose memory the system hands out as
+  // it is written. Once there is a slab, from any thread.
+  virtual std::optional<DeviceRoom> room() = 0;
   // In the order of the stages. The host memory may be reused as soon as the call returns.
   virtual void upload(void* to, const void* from_host, size_t bytes) = 0;
   virtual void copy(void* to, const void* from, size_t bytes) = 0;

@@ -28,13 +28,17 @@ export interface ScriptResult {
   readonly err: string;
 }
 
-/** Runs a script in a Node process of its own, in the package's folder. */
-export function runScript(script: string, nodeOptions: readonly string[] = []) {
+/** Runs a script in a Node process of its own, in the package's folder; `env` is added to ours. */
+export function runScript(
+  script: string,
+  nodeOptions: readonly string[] = [],
+  env: Readonly<Record<string, string>> = {},
+) {
   return new Promise<ScriptResult>((resolve) => {
     const child = execFile(
       process.execPath,
       [...nodeOptions, "--eval", script],
-      { cwd: ROOT },
+      { cwd: ROOT, env: { ...process.env, ...env } },
       (_error, out, err) => {
         resolve({ code: child.exitCode, signal: child.signalCode, out, err });
       },

@@ -14,6 +14,7 @@ struct DeviceInfo {
   int compute_minor = 0;
   int num_sms = 0;
   uint64_t memory_bytes = 0;
+  uint64_t available_bytes = 0;  // what a model may take at this moment
   // Whether a kernel of this build ran there and wrote what it should; empty when it did, else the
   // reason.
   std::string problem;
@@ -27,5 +28,8 @@ struct DeviceProbe {
 };
 
 DeviceProbe probe_devices();
+
+// 13010 -> "13.1"
+std::string version_text(int version);
 
 }  // namespace hymba::cuda

@@ -39,6 +39,12 @@ void require_no_capture(const char* call);
 // Carries out everything in order. Throws the error of a kernel; refuses during a capture.
 void synchronize(const char* call);
 
+// What the device has in all.
+size_t device_bytes();
+
+// Whether this program holds code for the device.
+bool has_kernel_image();
+
 // Whether [pointer, pointer + bytes) is the program's own, as opposed to memory of cudaMalloc or
 // pinned memory. Refuses when it is partly one, partly the other.
 bool is_pageable(const void* pointer, size_t bytes, const char* call);

@@ -1,4 +1,5 @@
 // Memory of the emulated device and pinned memory of the host: an allocation each, with guards.
+#include <algorithm>
 #include <cstring>
 #include <map>
 #include <new>
@@ -6,13 +7,15 @@
 
 #include "emulator/device.h"
 #include "emulator/guarded_memory.h"
+#include "emulator/settings.h"
 
 namespace emulator {
 namespace {
 
 // cudaMalloc promises as much.
 constexpr size_t kDeviceAlignment = 256;
-constexpr size_t kDeviceBytes = size_t{64} << 30;
+// In use before anything is allocated, as by CUDA's context.
+constexpr size_t kContextBytes = size_t{512} << 20;
 
 struct Allocation {
   std::unique_ptr<GuardedMemory> memory;
@@ -25,7 +28,12 @@ std::map<const char*, Allocation>& allocations() {
   static std::map<const char*, Allocation> map;
   return map;
 }
-size_t device_bytes_used = 0;
+size_t device_bytes_used = kContextBytes;
+
+size_t free_device_bytes() {
+  const size_t total = device_bytes();
+  return total - std::min(total, device_bytes_used);
+}
 
 // The allocation whose mapping, guards included, holds the address; end() if there is none.
 auto find_mapping(const char* address) {
@@ -44,7 +52,7 @@ cudaError_t allocate(void** pointer, size_t bytes, bool is_device) {
   *pointer = nullptr;
   require_no_capture(is_device ? "cudaMalloc" : "cudaMallocHost");
   if (bytes == 0) return cudaSuccess;
-  if (is_device && bytes > kDeviceBytes - device_bytes_used) return cudaErrorMemoryAllocation;
+  if (is_device && bytes > free_device_bytes()) return cudaErrorMemoryAllocation;
   try {
     auto memory = std::make_unique<GuardedMemory>(bytes, kDeviceAlignment);
     char* begin = memory->right_aligned(bytes);
@@ -107,6 +115,8 @@ cudaError_t copy(Copy2D copy, cudaMemcpyKind kind, cudaStream_t stream, const ch
 }
 
 }  // namespace
+
+size_t device_bytes() { return setting("MEMORY_MIB", 64 << 10) << 20; }
 
 bool is_pageable(const void* pointer, size_t bytes, const char* call) {
   const auto* begin = static_cast<const char*>(pointer);
@@ -190,8 +200,8 @@ cudaError_t cudaFreeHost(void* pointer) { return release_memory(pointer, false, 
 
 cudaError_t cudaMemGetInfo(size_t* free_bytes, size_t* total_bytes) {
   return runtime_call([&] {
-    *free_bytes = emulator::kDeviceBytes - emulator::device_bytes_used;
-    *total_bytes = emulator::kDeviceBytes;
+    *free_bytes = emulator::free_device_bytes();
+    *total_bytes = emulator::device_bytes();
     return cudaSuccess;
   });
 }

@@ -1,16 +1,33 @@
 // What the emulated device says about itself.
+#include "emulator/device.h"
 #include "emulator/guarded_memory.h"
 #include "emulator/runtime_api.h"
+#include "emulator/settings.h"
+
+namespace emulator {
+
+bool has_kernel_image() {
+  const size_t compute = setting("COMPUTE", 90);
+  return compute >= 80 && compute <= setting("MAX_COMPUTE", 999);
+}
+
+}  // namespace emulator
 
 cudaError_t cudaRuntimeGetVersion(int* version) {
   *version = 13000;
   return cudaSuccess;
 }
-cudaError_t cudaDriverGetVersion(int* version) { return cudaRuntimeGetVersion(version); }
+cudaError_t cudaDriverGetVersion(int* version) {
+  *version = static_cast<int>(emulator::setting("DRIVER", 13000));
+  return cudaSuccess;
+}
 
 cudaError_t cudaGetDeviceCount(int* count) {
-  *count = 1;
-  return cudaSuccess;
+  int runtime = 0, driver = 0;
+  cudaRuntimeGetVersion(&runtime);
+  cudaDriverGetVersion(&driver);
+  *count = driver < runtime ? 0 : 1;
+  return driver < runtime ? cudaErrorInsufficientDriver : cudaSuccess;
 }
 cudaError_t cudaGetDevice(int* idx) {
   *idx = 0;
@@ -23,7 +40,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int idx) {
   // An H100, but for the memory.
   *properties = {
       .name = "CUDA emulator",
-      .totalGlobalMem = size_t{64} << 30,
+      .totalGlobalMem = emulator::device_bytes(),
       .sharedMemPerBlock = emulator::kMaxDefaultSharedBytes,
       .sharedMemPerBlockOptin = emulator::kMaxSharedBytes,
       .sharedMemPerMultiprocessor = 228 * 1024,
@@ -34,8 +51,8 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int idx) {
       .maxThreadsPerMultiProcessor = 2048,
       .maxThreadsDim = {1024, 1024, 64},
       .maxGridSize = {0x7fffffff, 65535, 65535},
-      .major = 9,
-      .minor = 0,
+      .major = static_cast<int>(emulator::setting("COMPUTE", 90) / 10),
+      .minor = static_cast<int>(emulator::setting("COMPUTE", 90) % 10),
       .multiProcessorCount = 132,
       .l2CacheSize = 50 << 20,
       .persistingL2CacheMaxSize = 0,

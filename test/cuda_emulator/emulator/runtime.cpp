@@ -142,6 +142,7 @@ void synchronize(const char* call) {
 
 cudaError_t enqueue_grid(const cudaLaunchConfig_t& config, Grid grid) {
   return runtime_call([&] {
+    if (!has_kernel_image()) return cudaErrorNoKernelImageForDevice;
     grid.num_blocks = config.gridDim;
     grid.block = config.blockDim;
     grid.shared_bytes = config.dynamicSmemBytes;
