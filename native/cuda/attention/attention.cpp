@@ -18,6 +18,8 @@ bool is_aligned(const TensorView& view) {
          0;
 }
 
+}  // namespace
+
 bool fits_tensor_cores(const AttentionArgs& args) {
   const auto fits = [](int dim) { return dim == 64 || dim == 128; };
   return args.q.dtype() == DType::kBF16 && fits(args.kv.head_dim) && fits(args.kv.value_head_dim) &&
@@ -25,8 +27,6 @@ bool fits_tensor_cores(const AttentionArgs& args) {
          is_aligned(args.q) && is_aligned(args.out) &&
          reinterpret_cast<uintptr_t>(args.kv.pool) % 16 == 0;
 }
-
-}  // namespace
 
 void attention(const AttentionArgs& args, const LaunchContext& context) {
   if (!fits_tensor_cores(args)) return attend_generic(args, context);
