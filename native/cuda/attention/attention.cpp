@@ -3,22 +3,12 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "cuda/aligned.h"
 #include "cuda/attention/kernels.h"
 #include "cuda/attention/split.h"
 #include "cuda/stages.h"
 
 namespace hymba::cuda {
-namespace {
-
-bool is_aligned(const TensorView& view) {
-  constexpr uintptr_t kBytes = 16;
-  return (reinterpret_cast<uintptr_t>(view.raw()) |
-          static_cast<uintptr_t>(view.row_stride()) * dtype_bytes(view.dtype())) %
-             kBytes ==
-         0;
-}
-
-}  // namespace
 
 bool fits_tensor_cores(const AttentionArgs& args) {
   const auto fits = [](int dim) { return dim == 64 || dim == 128; };

@@ -1,7 +1,6 @@
-// Computes  for spans of exactly one token: attention over rotated queries, with the token's own
-// K/V
-//           written to their page (rotary_kv_write and attention); and the Mamba heads up to dt, B
-//           and C (causal_conv1d and x_proj).
+// Computes  for spans of exactly one token: attention over rotated queries, with the token's own K
+//           and V written to their page (rotary_kv_write and attention); and the Mamba heads up to
+//           dt, B and C (causal_conv1d and x_proj).
 // Shapes    As those of the four stages, in bf16; Dk and Dv 64 or 128.
 // Mapping   Two kinds of blocks, which do not depend on each other: first those of attention,
 //           unit_attention.cuh, the longer ones; then those of x_proj_split.cuh, whose threads

@@ -1,5 +1,6 @@
 #include "cuda/hybrid_heads/hybrid_heads.h"
 
+#include "cuda/aligned.h"
 #include "cuda/attention/kernels.h"
 #include "cuda/attention/split.h"
 #include "cuda/gemm/x_proj.h"
@@ -7,12 +8,6 @@
 
 namespace hymba::cuda {
 namespace {
-
-bool is_aligned(const TensorView& view) {
-  constexpr uintptr_t kBytes = 16;
-  const size_t row_bytes = view.rank() > 1 ? view.row_stride() * dtype_bytes(view.dtype()) : 0;
-  return (reinterpret_cast<uintptr_t>(view.raw()) | row_bytes) % kBytes == 0;
-}
 
 // Queries, keys and values are moved by 16 bytes. A norm of the heads needs all of a head at once.
 bool fits_rotation(const RotaryKvWriteArgs& args) {

@@ -141,15 +141,6 @@ __global__ void __launch_bounds__(kThreads, kBlocksAnSm)
   }
   load_dt(dt, product, first_token);
   commit_copies();
-#pragma unroll
-  for (int round = 0; round < kRounds; ++round)
-#pragma unroll
-    for (int i = 0; i < kQuad; ++i) {
-      const int from = of_lane(slot[round] < 0 ? -1 : source[round], i);
-      lane.copy_states_async(shared.states[round * kQuad + i][threadIdx.x], from);
-    }
-  commit_copies();
-
   float u[kRounds], z[kRounds];
 #pragma unroll
   for (int round = 0; round < kRounds; ++round) {
@@ -159,13 +150,23 @@ __global__ void __launch_bounds__(kThreads, kBlocksAnSm)
     z[round] = present ? as_float(params.z[token][channel]) : 0.0f;
   }
   // A warp for b, one for c: a lane has a quarter of one token's.
+  const int bc_row = lane_idx / kQuad;
+  const bool bc_present = warp < 2 && first_token + bc_row < batch.num_tokens;
+  const auto bc_part = bc_present
+                           ? lane.load_part((warp == 0 ? params.b : params.c)[first_token + bc_row])
+                           : zero_chunk<BFloat16, kStates>();
+#pragma unroll
+  for (int round = 0; round < kRounds; ++round)
+#pragma unroll
+    for (int i = 0; i < kQuad; ++i) {
+      const int from = of_lane(slot[round] < 0 ? -1 : source[round], i);
+      lane.copy_states_async(shared.states[round * kQuad + i][threadIdx.x], from);
+    }
+  commit_copies();
   if (warp < 2) {
-    const int row = lane_idx / kQuad;
-    const Rows<const BFloat16>& rows = warp == 0 ? params.b : params.c;
     float part[kStates];
-    unpack(part, first_token + row < batch.num_tokens ? lane.load_part(rows[first_token + row])
-                                                      : zero_chunk<BFloat16, kStates>());
-    float* const to = (warp == 0 ? shared.b : shared.c)[row] + own * kStates;
+    unpack(part, bc_part);
+    float* const to = (warp == 0 ? shared.b : shared.c)[bc_row] + own * kStates;
     *reinterpret_cast<float4*>(to) = make_float4(part[0], part[1], part[2], part[3]);
   }
 
