@@ -36,6 +36,7 @@ export type {
   FuseHeadsArgs,
   GatedLinearArgs,
   GatherRowsArgs,
+  HybridHeadsArgs,
   KvLayerView,
   LinearArgs,
   RecallTokensArgs,

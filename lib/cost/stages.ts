@@ -23,7 +23,7 @@ const DTYPE_BYTES: Readonly<Record<TensorDType | "f16", number>> = {
 
 /**
  * The cost of a call, from its arguments.
- * @param keys what the queries of `attention` see: it does not show in the shapes.
+ * @param keys what the queries of `attention` and `hybridHeads` see: it does not show in the shapes.
  */
 export function stageCost<Stage extends StageName>(
   stage: Stage,
@@ -122,6 +122,23 @@ const COSTS: {
       written: [bytes(out), state],
       flops: 6 * updates,
       exponentials: updates + out.length,
+    };
+  },
+
+  hybridHeads: (args, keys) => {
+    const parts = [
+      COSTS.rotaryKvWrite(args.rotaryKvWrite, keys),
+      COSTS.attention(args.attention, keys),
+      COSTS.causalConv1d(args.causalConv1d, keys),
+      COSTS.xProj(args.xProj, keys),
+      COSTS.dtProj(args.dtProj, keys),
+      COSTS.selectiveScan(args.selectiveScan, keys),
+    ];
+    return {
+      read: parts.flatMap(({ read }) => read),
+      written: parts.flatMap(({ written }) => written),
+      flops: sum(parts.map(({ flops = 0 }) => flops)),
+      exponentials: sum(parts.map(({ exponentials = 0 }) => exponentials)),
     };
   },
 

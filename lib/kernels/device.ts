@@ -12,6 +12,7 @@ import type {
   FuseHeadsArgs,
   GatedLinearArgs,
   GatherRowsArgs,
+  HybridHeadsArgs,
   LinearArgs,
   RecallTokensArgs,
   RememberTokensArgs,
@@ -216,6 +217,11 @@ export class KernelDevice {
   /** Runs the recurrence: {@link SelectiveScanArgs}. */
   selectiveScan(args: SelectiveScanArgs): void {
     this.#run("selectiveScan", args);
+  }
+
+  /** Runs all heads of a layer, attention and Mamba: {@link HybridHeadsArgs}. */
+  hybridHeads(args: HybridHeadsArgs): void {
+    this.#run("hybridHeads", args);
   }
 
   /** Takes the mean of both normalised branches: {@link FuseHeadsArgs}. */

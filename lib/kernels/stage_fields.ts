@@ -1,7 +1,7 @@
 import type { NativeKernelDevice, NativeStageFields } from "../binding";
 import { checkBoolean, checkChoice, checkInteger, checkObject, show } from "../validate";
 import { Matrix } from "./matrix";
-import type { Batch, KvLayerView, StageArgs } from "./stages";
+import type { Batch, KvLayerView, StageArgs, StageName } from "./stages";
 import { Tensor } from "./tensor";
 
 /** The JavaScript type of a field; those with `?` may be left out. */
@@ -15,6 +15,7 @@ type Kind =
   | "activation"
   | "batch"
   | "kv"
+  | "stage"
   | IntegerRange;
 
 type IntegerRange = readonly [min: number, max: number];
@@ -113,6 +114,15 @@ const STAGES: { readonly [Stage in keyof StageArgs]: Fields<StageArgs[Stage]> } 
     ssmState: "tensor",
     out: "tensor",
   },
+  // Each field is a stage's name and holds its arguments.
+  hybridHeads: {
+    rotaryKvWrite: "stage",
+    attention: "stage",
+    causalConv1d: "stage",
+    xProj: "stage",
+    dtProj: "stage",
+    selectiveScan: "stage",
+  },
   fuseHeads: {
     attention: "tensor",
     mamba: "tensor",
@@ -180,14 +190,18 @@ function convertFields(
     const value = values[name];
     const isOptional = typeof kind === "string" && kind.endsWith("?");
     if (value === undefined && isOptional) continue;
-    fields[name] = convertField(`${where}: ${name}`, kind, value, native);
+    const place = `${where}: ${name}`;
+    fields[name] =
+      kind === "stage"
+        ? convertFields(place, STAGES[name as StageName], value as object, native)
+        : convertField(place, kind, value, native);
   }
   return fields;
 }
 
 function convertField(
   name: string,
-  kind: Kind,
+  kind: Exclude<Kind, "stage">,
   value: unknown,
   native: NativeKernelDevice,
 ): NativeStageFields[string] {

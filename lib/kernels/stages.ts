@@ -230,6 +230,21 @@ export interface SelectiveScanArgs {
   readonly out: Tensor<ActivationDType>;
 }
 
+/**
+ * All heads of a layer: the six stages, in this order, as one. They must fit together: one batch,
+ * attention to the queries and the cache of `rotaryKvWrite`, and the Mamba stages each reading what
+ * the one before it wrote. Of what they hand to each other (rotated q and k, `causalConv1d.out`,
+ * `xProj.out`, `delta`) nothing is promised: a device may keep it to itself.
+ */
+export interface HybridHeadsArgs {
+  readonly rotaryKvWrite: RotaryKvWriteArgs;
+  readonly attention: AttentionArgs;
+  readonly causalConv1d: CausalConv1dArgs;
+  readonly xProj: XProjArgs;
+  readonly dtProj: DtProjArgs;
+  readonly selectiveScan: SelectiveScanArgs;
+}
+
 /** `out = (rms(attention) + rms(mamba)) / 2`. */
 export interface FuseHeadsArgs {
   /** [T, E] */
@@ -331,6 +346,7 @@ export interface StageArgs {
   readonly xProj: XProjArgs;
   readonly dtProj: DtProjArgs;
   readonly selectiveScan: SelectiveScanArgs;
+  readonly hybridHeads: HybridHeadsArgs;
   readonly fuseHeads: FuseHeadsArgs;
   readonly recallTokens: RecallTokensArgs;
   readonly rememberTokens: RememberTokensArgs;

@@ -43,13 +43,15 @@ class KernelArgs {
   BatchView batch() const;
   KvLayerView kv() const;
 
+  // The fields of the object `name`.
+  KernelArgs nested(const char* name) const {
+    return KernelArgs(stage_ + ": " + name, fields_.Get(name).As<Napi::Object>(), heap_);
+  }
+
  private:
   enum class Density { kDense, kStrided };
 
   bool has(const char* name) const { return !fields_.Get(name).IsUndefined(); }
-  KernelArgs nested(const char* name) const {
-    return KernelArgs(stage_ + ": " + name, fields_.Get(name).As<Napi::Object>(), heap_);
-  }
   TensorView view(const char* name, int rank, std::initializer_list<DType> dtypes,
                   Density density) const;
   template <typename... Parts>

@@ -45,67 +45,96 @@ void gated_linear(Backend& backend, const KernelArgs& args) {
                         .out = args.rows("out", 2)});
 }
 
+RotaryKvWriteArgs rotary_kv_write_args(const KernelArgs& args) {
+  return {.batch = args.batch(),
+          .q = args.rows("q", 3),
+          .k = args.optional_rows("k", 3),
+          .v = args.optional_rows("v", 3),
+          .q_norm = args.optional_dense("qNorm", 2, kF32),
+          .k_norm = args.optional_dense("kNorm", 2, kF32),
+          .norm_epsilon = args.number("normEpsilon"),
+          .cos_sin = args.optional_dense("cosSin", 2, kF32),
+          .kv = args.kv()};
+}
+
+AttentionArgs attention_args(const KernelArgs& args) {
+  return {.batch = args.batch(),
+          .q = args.rows("q", 3),
+          .kv = args.kv(),
+          .window = args.integer("window"),
+          .scale = args.number("scale"),
+          .out = args.rows("out", 3)};
+}
+
+CausalConv1dArgs causal_conv1d_args(const KernelArgs& args) {
+  const TensorView u = args.rows("u", 2);
+  return {.batch = args.batch(),
+          .u = u,
+          .weight = args.dense("weight", 2, kF32),
+          .bias = args.optional_dense("bias", 1, kF32),
+          .conv_state = args.dense("convState", 3, u.dtype()),
+          .out = args.rows("out", 2)};
+}
+
+XProjArgs x_proj_args(const KernelArgs& args) {
+  const TensorView u = args.rows("u", 2);
+  return {.u = u,
+          .weight = args.matrix_for("weight", u),
+          .dt_norm = args.optional_dense("dtNorm", 1, kF32),
+          .b_norm = args.optional_dense("bNorm", 1, kF32),
+          .c_norm = args.optional_dense("cNorm", 1, kF32),
+          .epsilon = args.number("epsilon"),
+          .out = args.rows("out", 2)};
+}
+
+DtProjArgs dt_proj_args(const KernelArgs& args) {
+  const TensorView dt = args.rows("dt", 2);
+  return {.dt = dt,
+          .weight = args.matrix_for("weight", dt),
+          .bias = args.dense("bias", 1, kF32),
+          .delta = args.rows("delta", 2)};
+}
+
+SelectiveScanArgs selective_scan_args(const KernelArgs& args) {
+  return {.batch = args.batch(),
+          .u = args.rows("u", 2),
+          .delta = args.rows("delta", 2),
+          .b = args.rows("b", 2),
+          .c = args.rows("c", 2),
+          .z = args.rows("z", 2),
+          .a = args.dense("a", 2, kF32),
+          .d = args.dense("d", 1, kF32),
+          .ssm_state = args.dense("ssmState", 3, kF32),
+          .out = args.rows("out", 2)};
+}
+
 void rotary_kv_write(Backend& backend, const KernelArgs& args) {
-  backend.rotary_kv_write({.batch = args.batch(),
-                           .q = args.rows("q", 3),
-                           .k = args.optional_rows("k", 3),
-                           .v = args.optional_rows("v", 3),
-                           .q_norm = args.optional_dense("qNorm", 2, kF32),
-                           .k_norm = args.optional_dense("kNorm", 2, kF32),
-                           .norm_epsilon = args.number("normEpsilon"),
-                           .cos_sin = args.optional_dense("cosSin", 2, kF32),
-                           .kv = args.kv()});
+  backend.rotary_kv_write(rotary_kv_write_args(args));
 }
 
 void attention(Backend& backend, const KernelArgs& args) {
-  backend.attention({.batch = args.batch(),
-                     .q = args.rows("q", 3),
-                     .kv = args.kv(),
-                     .window = args.integer("window"),
-                     .scale = args.number("scale"),
-                     .out = args.rows("out", 3)});
+  backend.attention(attention_args(args));
 }
 
 void causal_conv1d(Backend& backend, const KernelArgs& args) {
-  const TensorView u = args.rows("u", 2);
-  backend.causal_conv1d({.batch = args.batch(),
-                         .u = u,
-                         .weight = args.dense("weight", 2, kF32),
-                         .bias = args.optional_dense("bias", 1, kF32),
-                         .conv_state = args.dense("convState", 3, u.dtype()),
-                         .out = args.rows("out", 2)});
+  backend.causal_conv1d(causal_conv1d_args(args));
 }
 
-void x_proj(Backend& backend, const KernelArgs& args) {
-  const TensorView u = args.rows("u", 2);
-  backend.x_proj({.u = u,
-                  .weight = args.matrix_for("weight", u),
-                  .dt_norm = args.optional_dense("dtNorm", 1, kF32),
-                  .b_norm = args.optional_dense("bNorm", 1, kF32),
-                  .c_norm = args.optional_dense("cNorm", 1, kF32),
-                  .epsilon = args.number("epsilon"),
-                  .out = args.rows("out", 2)});
-}
+void x_proj(Backend& backend, const KernelArgs& args) { backend.x_proj(x_proj_args(args)); }
 
-void dt_proj(Backend& backend, const KernelArgs& args) {
-  const TensorView dt = args.rows("dt", 2);
-  backend.dt_proj({.dt = dt,
-                   .weight = args.matrix_for("weight", dt),
-                   .bias = args.dense("bias", 1, kF32),
-                   .delta = args.rows("delta", 2)});
-}
+void dt_proj(Backend& backend, const KernelArgs& args) { backend.dt_proj(dt_proj_args(args)); }
 
 void selective_scan(Backend& backend, const KernelArgs& args) {
-  backend.selective_scan({.batch = args.batch(),
-                          .u = args.rows("u", 2),
-                          .delta = args.rows("delta", 2),
-                          .b = args.rows("b", 2),
-                          .c = args.rows("c", 2),
-                          .z = args.rows("z", 2),
-                          .a = args.dense("a", 2, kF32),
-                          .d = args.dense("d", 1, kF32),
-                          .ssm_state = args.dense("ssmState", 3, kF32),
-                          .out = args.rows("out", 2)});
+  backend.selective_scan(selective_scan_args(args));
+}
+
+void hybrid_heads(Backend& backend, const KernelArgs& args) {
+  backend.hybrid_heads({.rotary = rotary_kv_write_args(args.nested("rotaryKvWrite")),
+                        .attention = attention_args(args.nested("attention")),
+                        .conv = causal_conv1d_args(args.nested("causalConv1d")),
+                        .x_proj = x_proj_args(args.nested("xProj")),
+                        .dt_proj = dt_proj_args(args.nested("dtProj")),
+                        .scan = selective_scan_args(args.nested("selectiveScan"))});
 }
 
 void fuse_heads(Backend& backend, const KernelArgs& args) {
@@ -174,6 +203,7 @@ constexpr Stage kStages[] = {
     {"xProj", x_proj},
     {"dtProj", dt_proj},
     {"selectiveScan", selective_scan},
+    {"hybridHeads", hybrid_heads},
     {"fuseHeads", fuse_heads},
     {"recallTokens", recall_tokens},
     {"rememberTokens", remember_tokens},

@@ -7,6 +7,7 @@
 #include "cuda/attention/attention.h"
 #include "cuda/gemm/pack_matrix.h"
 #include "cuda/gemm/x_proj.h"
+#include "cuda/hybrid_heads/hybrid_heads.h"
 #include "cuda/packed_matrix.h"
 #include "cuda/runtime/device_room.h"
 #include "cuda/runtime/replay.h"
@@ -154,7 +155,7 @@ class CudaBackend final : public Backend {
   size_t scratch_bytes(const StageLimits& limits) const override {
     return kCounters * sizeof(uint32_t) +
            std::max({attention_scratch_bytes(limits), x_proj_scratch_bytes(limits),
-                     sample_scratch_bytes(limits)});
+                     hybrid_heads_scratch_bytes(limits), sample_scratch_bytes(limits)});
   }
 
   void use_scratch(void* memory, size_t bytes) override {
@@ -283,6 +284,12 @@ class CudaBackend final : public Backend {
   void run(const XProjArgs& args) override { cuda::x_proj(args, context()); }
   void run(const DtProjArgs& args) override { cuda::dt_proj(args, context()); }
   void run(const SelectiveScanArgs& args) override { cuda::selective_scan(args, context()); }
+  void run(const HybridHeadsArgs& args) override {
+    if (fuses_heads(args, context()))
+      cuda::hybrid_heads(args, context());
+    else
+      Backend::run(args);
+  }
   void run(const FuseHeadsArgs& args) override { cuda::fuse_heads(args, context()); }
   void run(const CountTokensArgs& args) override { cuda::count_tokens(args, context()); }
   void run(const SampleArgs& args) override { cuda::sample(args, context()); }

@@ -18,6 +18,7 @@
 #include "cuda/device/chunk.cuh"
 #include "cuda/device/kv_pages.cuh"
 #include "cuda/device/reduce.cuh"
+#include "cuda/device/rope.cuh"
 #include "cuda/device/views.cuh"
 #include "cuda/dispatch.h"
 #include "cuda/stages.h"
@@ -26,7 +27,7 @@ namespace hymba::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kElements = 8;  // of a chunk, as they lie side by side in a page
+constexpr int kElements = kRopeElements;
 
 template <typename Act>
 struct Params {
@@ -62,12 +63,6 @@ struct Token {
 
 // --- 16 bytes an access -----------------------------------------------------------------------
 
-// Chunks c and c + half of one head.
-struct HeadPart {
-  float low[kElements];
-  float high[kElements];
-};
-
 // `lanes`, a power of two, neighbouring threads hold a head. Called by all threads of a warp.
 __device__ __forceinline__ float square_sum(const HeadPart& part, int lanes) {
   float sum = 0.0f;
@@ -85,19 +80,6 @@ __device__ __forceinline__ void normalise(HeadPart& part, float scale, const flo
   for (int i = 0; i < kElements; ++i) {
     part.low[i] = low_weights[i] * (part.low[i] * scale);
     part.high[i] = high_weights[i] * (part.high[i] * scale);
-  }
-}
-
-__device__ __forceinline__ void rotate(HeadPart& part, const float* cosines, const float* sines) {
-  float cosine[kElements], sine[kElements];
-  unpack(cosine, load_chunk<kElements>(cosines, kElements, true));
-  unpack(sine, load_chunk<kElements>(sines, kElements, true));
-#pragma unroll
-  for (int i = 0; i < kElements; ++i) {
-    const float low = part.low[i];
-    const float high = part.high[i];
-    part.low[i] = low * cosine[i] - high * sine[i];
-    part.high[i] = high * cosine[i] + low * sine[i];
   }
 }
 
@@ -201,9 +183,7 @@ __device__ void rotate_head(Act* head, const Params<Act>& params, const Token<Ac
     if (token.cosines != nullptr) {
       const float cosine = token.cosines[d];
       const float sine = token.cosines[half + d];
-      const float rotated = low * cosine - high * sine;
-      high = high * cosine + low * sine;
-      low = rotated;
+      rotate_pair(low, high, cosine, sine);
     }
     head[d] = as_act<Act>(low);
     head[half + d] = as_act<Act>(high);

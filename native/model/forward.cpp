@@ -23,8 +23,7 @@ class LayerPass {
 
   void run() {
     project_in();
-    attend();
-    scan();
+    heads();
     fuse();
     mlp();
   }
@@ -86,75 +85,84 @@ class LayerPass {
             .ring_columns = kv_pool_.ring_columns};
   }
 
-  void attend() {
+  HybridHeadsArgs heads_args() const {
     constexpr float kHeadNormEpsilon =
         1e-6f;  // fixed in the published code, whatever rms_norm_eps is
     const KvLayerView kv = kv_view();
-    backend_.rotary_kv_write({.batch = batch_,
-                              .q = q_,
-                              .k = k_,
-                              .v = v_,
-                              .q_norm = weights_.q_norm,
-                              .k_norm = weights_.k_norm,
-                              .norm_epsilon = kHeadNormEpsilon,
-                              .cos_sin = workspace_.cos_sin,
-                              .kv = kv});
+    const int rank = config_.dt_rank, states = config_.state_size;
+    const TensorView u = rows(workspace_.conv);
+    const TensorView dt_b_c = rows(workspace_.dt_b_c);
+    const TensorView dt = dt_b_c.slice_columns(0, rank);
+    const TensorView delta = rows(workspace_.delta);
+    return {
+        .rotary = {.batch = batch_,
+                   .q = q_,
+                   .k = k_,
+                   .v = v_,
+                   .q_norm = weights_.q_norm,
+                   .k_norm = weights_.k_norm,
+                   .norm_epsilon = kHeadNormEpsilon,
+                   .cos_sin = workspace_.cos_sin,
+                   .kv = kv},
+        .attention = {.batch = batch_,
+                      .q = q_,
+                      .kv = kv,
+                      .window = kv_layer_.window,
+                      .scale = 1.0f / std::sqrt(static_cast<float>(config_.head_dim)),
+                      .out = rows(workspace_.attention)
+                                 .split_columns(config_.num_heads, config_.value_head_dim)},
+        .conv = {.batch = batch_,
+                 .u = u_,
+                 .weight = weights_.conv_weight,
+                 .bias = weights_.conv_bias,
+                 .conv_state = cache_.conv_states[layer_],
+                 .out = u},
+        .x_proj = {.u = u,
+                   .weight = weights_.x_proj,
+                   .dt_norm = weights_.dt_norm,
+                   .b_norm = weights_.b_norm,
+                   .c_norm = weights_.c_norm,
+                   .epsilon = config_.rms_norm_eps,
+                   .out = dt_b_c},
+        .dt_proj = {.dt = dt, .weight = weights_.dt_proj, .bias = weights_.dt_bias, .delta = delta},
+        .scan = {.batch = batch_,
+                 .u = u,
+                 .delta = delta,
+                 .b = dt_b_c.slice_columns(rank, states),
+                 .c = dt_b_c.slice_columns(rank + states, states),
+                 .z = z_,
+                 .a = weights_.a,
+                 .d = weights_.d,
+                 .ssm_state = cache_.ssm_states[layer_],
+                 .out = rows(workspace_.mamba)}};
+  }
+
+  // Attention heads and Mamba heads, side by side. What they hand from stage to stage is there to
+  // be recorded only when they run one by one.
+  void heads() {
+    const HybridHeadsArgs args = heads_args();
+    if (probe_ == nullptr) return backend_.hybrid_heads(args);
+
+    backend_.rotary_kv_write(args.rotary);
     record("attn.q", q_);
     if (kv_layer_.is_producer) {
       record("attn.k", k_);
       record("attn.v", v_);
     }
-    const TensorView attention = rows(workspace_.attention);
-    backend_.attention({.batch = batch_,
-                        .q = q_,
-                        .kv = kv,
-                        .window = kv_layer_.window,
-                        .scale = 1.0f / std::sqrt(static_cast<float>(config_.head_dim)),
-                        .out = attention.split_columns(config_.num_heads, config_.value_head_dim)});
-    record("attn.out", attention);
-  }
+    backend_.attention(args.attention);
+    record("attn.out", rows(workspace_.attention));
 
-  void scan() {
-    const int rank = config_.dt_rank, states = config_.state_size;
-    const TensorView u = rows(workspace_.conv);
-    backend_.causal_conv1d({.batch = batch_,
-                            .u = u_,
-                            .weight = weights_.conv_weight,
-                            .bias = weights_.conv_bias,
-                            .conv_state = cache_.conv_states[layer_],
-                            .out = u});
-    record("ssm.u", u);
-    const TensorView dt_b_c = rows(workspace_.dt_b_c);
-    backend_.x_proj({.u = u,
-                     .weight = weights_.x_proj,
-                     .dt_norm = weights_.dt_norm,
-                     .b_norm = weights_.b_norm,
-                     .c_norm = weights_.c_norm,
-                     .epsilon = config_.rms_norm_eps,
-                     .out = dt_b_c});
-    const TensorView dt = dt_b_c.slice_columns(0, rank);
-    const TensorView b = dt_b_c.slice_columns(rank, states);
-    const TensorView c = dt_b_c.slice_columns(rank + states, states);
-    record("ssm.B", b);
-    record("ssm.C", c);
-    backend_.dt_proj({.dt = dt,
-                      .weight = weights_.dt_proj,
-                      .bias = weights_.dt_bias,
-                      .delta = rows(workspace_.delta)});
-    record("ssm.delta", rows(workspace_.delta));
+    backend_.causal_conv1d(args.conv);
+    record("ssm.u", args.conv.out);
+    backend_.x_proj(args.x_proj);
+    record("ssm.B", args.scan.b);
+    record("ssm.C", args.scan.c);
+    backend_.dt_proj(args.dt_proj);
+    record("ssm.delta", args.dt_proj.delta);
     record("ssm.gate", z_);
-    backend_.selective_scan({.batch = batch_,
-                             .u = u,
-                             .delta = rows(workspace_.delta),
-                             .b = b,
-                             .c = c,
-                             .z = z_,
-                             .a = weights_.a,
-                             .d = weights_.d,
-                             .ssm_state = cache_.ssm_states[layer_],
-                             .out = rows(workspace_.mamba)});
-    record("ssm.out_gated", rows(workspace_.mamba));
-    record("ssm.state", cache_.ssm_states[layer_]);
+    backend_.selective_scan(args.scan);
+    record("ssm.out_gated", args.scan.out);
+    record("ssm.state", args.scan.ssm_state);
   }
 
   // x ← x + (rms(attention) + rms(mamba)) / 2 · out_projᵀ

@@ -16,6 +16,7 @@ StageLimits stage_limits(const ModelConfig& config, const ModelOptions& options,
                      .num_heads = config.num_heads,
                      .value_head_dim = config.value_head_dim,
                      .x_proj_rows = config.dt_rank + 2 * config.state_size,
+                     .inner_size = config.inner_size,
                      .vocab_size = config.vocab_size};
   for (KvPool pool : kKvPools)
     limits.max_page_columns =

@@ -159,6 +159,20 @@ struct SelectiveScanArgs {
   TensorView out;        // [T, E] act
 };
 
+// All that stands between in_proj and fuse_heads: the attention heads and the Mamba heads of a
+// layer, which do not depend on each other. The same as the six stages in their order, but that of
+// what they hand to each other (rotated q and k, conv.out, x_proj.out, dt_proj.delta) nothing is
+// promised: a backend may keep it to itself. Outputs are attention.out, scan.out, and what is
+// cached.
+struct HybridHeadsArgs {
+  RotaryKvWriteArgs rotary;
+  AttentionArgs attention;  // of rotary's q and K/V
+  CausalConv1dArgs conv;
+  XProjArgs x_proj;  // of conv's output
+  DtProjArgs dt_proj;
+  SelectiveScanArgs scan;
+};
+
 // out = (rms(attention) + rms(mamba)) / 2.
 struct FuseHeadsArgs {
   TensorView attention;         // [T, E] act
@@ -195,6 +209,7 @@ struct StageLimits {
   int64_t value_head_dim = 0;
   int64_t max_page_columns = 0;  // of a page table row
   int64_t x_proj_rows = 0;       // R + 2N
+  int64_t inner_size = 0;        // E
   int64_t vocab_size = 0;
 };
 
@@ -276,6 +291,7 @@ class Backend {
   void x_proj(const XProjArgs& args);
   void dt_proj(const DtProjArgs& args);
   void selective_scan(const SelectiveScanArgs& args);
+  void hybrid_heads(const HybridHeadsArgs& args);
   void fuse_heads(const FuseHeadsArgs& args);
   void count_tokens(const CountTokensArgs& args);
   void sample(const SampleArgs& args);
@@ -295,6 +311,8 @@ class Backend {
   virtual void run(const XProjArgs& args) = 0;
   virtual void run(const DtProjArgs& args) = 0;
   virtual void run(const SelectiveScanArgs& args) = 0;
+  // One stage after the other, unless a backend has a shorter way.
+  virtual void run(const HybridHeadsArgs& args);
   virtual void run(const FuseHeadsArgs& args) = 0;
   virtual void run(const CountTokensArgs& args) = 0;
   virtual void run(const SampleArgs& args) = 0;

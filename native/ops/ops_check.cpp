@@ -90,6 +90,147 @@ class StageCheck {
   const char* stage_;
 };
 
+// Of the stages that are also parts of hybrid_heads.
+
+void check_args(const RotaryKvWriteArgs& args) {
+  const StageCheck check("rotary_kv_write");
+  check.batch(args.batch);
+  check.kv(args.kv, args.batch);
+  const int64_t num_tokens = args.batch.num_tokens;
+  check.shape("q", args.q, {num_tokens, -1, args.kv.head_dim});
+  check.act("q", args.q);
+  check.that(args.k.empty() == args.v.empty(), "k and v come together");
+  check.that(args.kv.head_dim % 2 == 0, "an odd head dim cannot be rotated");
+  if (!args.k.empty()) {
+    check.shape("k", args.k, {num_tokens, args.kv.num_kv_heads, args.kv.head_dim});
+    check.shape("v", args.v, {num_tokens, args.kv.num_kv_heads, args.kv.value_head_dim});
+    check.dtype("k", args.k, args.q.dtype());
+    check.dtype("v", args.v, args.q.dtype());
+    check.that(args.kv.dtype == args.q.dtype(), "K/V pages have the dtype of the activations");
+  }
+  if (!args.cos_sin.empty()) check.shape("cos_sin", args.cos_sin, {-1, args.kv.head_dim});
+  if (!args.q_norm.empty()) check.shape("q_norm", args.q_norm, {args.q.dim(1), args.kv.head_dim});
+  if (!args.k_norm.empty() && !args.k.empty())
+    check.shape("k_norm", args.k_norm, {args.kv.num_kv_heads, args.kv.head_dim});
+}
+
+void check_args(const AttentionArgs& args) {
+  const StageCheck check("attention");
+  check.batch(args.batch);
+  check.kv(args.kv, args.batch);
+  check.shape("q", args.q, {args.batch.num_tokens, -1, args.kv.head_dim});
+  check.act("q", args.q);
+  check.that(args.q.dim(1) % args.kv.num_kv_heads == 0, "K/V heads do not divide the query heads");
+  check.that(args.kv.dtype == args.q.dtype(), "K/V pages have the dtype of the activations");
+  check.shape("out", args.out, {args.batch.num_tokens, args.q.dim(1), args.kv.value_head_dim});
+  check.dtype("out", args.out, args.q.dtype());
+}
+
+void check_args(const CausalConv1dArgs& args) {
+  const StageCheck check("causal_conv1d");
+  check.batch(args.batch);
+  check.shape("u", args.u, {args.batch.num_tokens, -1});
+  check.act("u", args.u);
+  const int64_t channels = args.u.dim(1);
+  check.shape("weight", args.weight, {channels, -1});
+  const int64_t width = args.weight.dim(1);
+  check.that(width >= 2, "a convolution of width 1 has no state");
+  if (!args.bias.empty()) check.vector("bias", args.bias, channels);
+  check.shape("conv_state", args.conv_state, {-1, width - 1, channels});
+  check.dtype("conv_state", args.conv_state, args.u.dtype());
+  check.shape("out", args.out, {args.batch.num_tokens, channels});
+  check.dtype("out", args.out, args.u.dtype());
+}
+
+void check_args(const XProjArgs& args) {
+  const StageCheck check("x_proj");
+  check.shape("u", args.u, {-1, args.weight.cols});
+  check.act("u", args.u);
+  check.shape("out", args.out, {args.u.rows(), args.weight.rows});
+  check.dtype("out", args.out, args.u.dtype());
+  check.that(
+      args.dt_norm.empty() == args.b_norm.empty() && args.dt_norm.empty() == args.c_norm.empty(),
+      "the three norms come together");
+  if (!args.dt_norm.empty())
+    check.that(args.dt_norm.rows() + args.b_norm.rows() + args.c_norm.rows() == args.weight.rows,
+               "the three norms do not cover the output");
+}
+
+void check_args(const DtProjArgs& args) {
+  const StageCheck check("dt_proj");
+  check.shape("dt", args.dt, {-1, args.weight.cols});
+  check.act("dt", args.dt);
+  check.vector("bias", args.bias, args.weight.rows);
+  check.shape("delta", args.delta, {args.dt.rows(), args.weight.rows});
+  check.dtype("delta", args.delta, args.dt.dtype());
+}
+
+void check_args(const SelectiveScanArgs& args) {
+  const StageCheck check("selective_scan");
+  check.batch(args.batch);
+  const int64_t num_tokens = args.batch.num_tokens;
+  check.shape("u", args.u, {num_tokens, -1});
+  check.act("u", args.u);
+  const int64_t channels = args.u.dim(1);
+  check.shape("a", args.a, {channels, -1});
+  const int64_t states = args.a.dim(1);
+  check.shape("delta", args.delta, {num_tokens, channels});
+  check.shape("b", args.b, {num_tokens, states});
+  check.shape("c", args.c, {num_tokens, states});
+  check.shape("z", args.z, {num_tokens, channels});
+  check.shape("out", args.out, {num_tokens, channels});
+  for (const TensorView* view : {&args.delta, &args.b, &args.c, &args.z, &args.out})
+    check.dtype("an activation", *view, args.u.dtype());
+  check.dtype("a", args.a, DType::kF32);
+  check.vector("d", args.d, channels);
+  check.shape("ssm_state", args.ssm_state, {-1, channels, states});
+  check.dtype("ssm_state", args.ssm_state, DType::kF32);
+}
+
+bool same_view(const TensorView& a, const TensorView& b) {
+  return a.raw() == b.raw() && a.dtype() == b.dtype() && a.rows() == b.rows() &&
+         a.row_elements() == b.row_elements() && a.row_stride() == b.row_stride();
+}
+
+bool same_batch(const BatchView& a, const BatchView& b) {
+  return a.num_tokens == b.num_tokens && a.num_spans == b.num_spans &&
+         same_view(a.positions, b.positions) && same_view(a.token_spans, b.token_spans) &&
+         same_view(a.span_offsets, b.span_offsets) && same_view(a.state_source, b.state_source) &&
+         same_view(a.state_slot, b.state_slot);
+}
+
+bool same_cache(const KvLayerView& a, const KvLayerView& b) {
+  return a.pool == b.pool && a.dtype == b.dtype && a.num_layers == b.num_layers &&
+         a.layer_idx == b.layer_idx && a.num_kv_heads == b.num_kv_heads &&
+         a.head_dim == b.head_dim && a.value_head_dim == b.value_head_dim &&
+         same_view(a.page_table, b.page_table) && a.num_meta_tokens == b.num_meta_tokens &&
+         a.meta_columns == b.meta_columns && a.ring_columns == b.ring_columns;
+}
+
+void check_args(const HybridHeadsArgs& args) {
+  const auto& [rotary, attention, conv, x_proj, dt_proj, scan] = args;
+  check_args(rotary);
+  check_args(attention);
+  check_args(conv);
+  check_args(x_proj);
+  check_args(dt_proj);
+  check_args(scan);
+  const StageCheck check("hybrid_heads");
+  for (const BatchView* batch : {&attention.batch, &conv.batch, &scan.batch})
+    check.that(same_batch(rotary.batch, *batch), "the stages' batches differ");
+  check.that(same_view(rotary.q, attention.q), "attention's q is not the one that is rotated");
+  check.that(same_cache(rotary.kv, attention.kv), "attention's K/V is not what is written to");
+  check.that(same_view(conv.out, x_proj.u), "x_proj's u is not the output of the convolution");
+  check.that(same_view(conv.out, scan.u), "the scan's u is not the output of the convolution");
+  check.that(same_view(dt_proj.delta, scan.delta), "the scan's delta is not dt_proj's");
+  const int64_t rank = dt_proj.dt.dim(1), states = scan.b.dim(1);
+  check.that(rank + 2 * states == x_proj.out.dim(1), "x_proj's output is not dt, B and C");
+  check.that(same_view(dt_proj.dt, x_proj.out.slice_columns(0, rank)) &&
+                 same_view(scan.b, x_proj.out.slice_columns(rank, states)) &&
+                 same_view(scan.c, x_proj.out.slice_columns(rank + states, states)),
+             "dt, B and C are not the parts of x_proj's output");
+}
+
 }  // namespace
 
 void Backend::embed_tokens(const EmbedTokensArgs& args) {
@@ -144,103 +285,37 @@ void Backend::gated_linear(const GatedLinearArgs& args) {
 }
 
 void Backend::rotary_kv_write(const RotaryKvWriteArgs& args) {
-  const StageCheck check("rotary_kv_write");
-  check.batch(args.batch);
-  check.kv(args.kv, args.batch);
-  const int64_t num_tokens = args.batch.num_tokens;
-  check.shape("q", args.q, {num_tokens, -1, args.kv.head_dim});
-  check.act("q", args.q);
-  check.that(args.k.empty() == args.v.empty(), "k and v come together");
-  check.that(args.kv.head_dim % 2 == 0, "an odd head dim cannot be rotated");
-  if (!args.k.empty()) {
-    check.shape("k", args.k, {num_tokens, args.kv.num_kv_heads, args.kv.head_dim});
-    check.shape("v", args.v, {num_tokens, args.kv.num_kv_heads, args.kv.value_head_dim});
-    check.dtype("k", args.k, args.q.dtype());
-    check.dtype("v", args.v, args.q.dtype());
-    check.that(args.kv.dtype == args.q.dtype(), "K/V pages have the dtype of the activations");
-  }
-  if (!args.cos_sin.empty()) check.shape("cos_sin", args.cos_sin, {-1, args.kv.head_dim});
-  if (!args.q_norm.empty()) check.shape("q_norm", args.q_norm, {args.q.dim(1), args.kv.head_dim});
-  if (!args.k_norm.empty() && !args.k.empty())
-    check.shape("k_norm", args.k_norm, {args.kv.num_kv_heads, args.kv.head_dim});
+  check_args(args);
   run(args);
 }
 
 void Backend::attention(const AttentionArgs& args) {
-  const StageCheck check("attention");
-  check.batch(args.batch);
-  check.kv(args.kv, args.batch);
-  check.shape("q", args.q, {args.batch.num_tokens, -1, args.kv.head_dim});
-  check.act("q", args.q);
-  check.that(args.q.dim(1) % args.kv.num_kv_heads == 0, "K/V heads do not divide the query heads");
-  check.that(args.kv.dtype == args.q.dtype(), "K/V pages have the dtype of the activations");
-  check.shape("out", args.out, {args.batch.num_tokens, args.q.dim(1), args.kv.value_head_dim});
-  check.dtype("out", args.out, args.q.dtype());
+  check_args(args);
   run(args);
 }
 
 void Backend::causal_conv1d(const CausalConv1dArgs& args) {
-  const StageCheck check("causal_conv1d");
-  check.batch(args.batch);
-  check.shape("u", args.u, {args.batch.num_tokens, -1});
-  check.act("u", args.u);
-  const int64_t channels = args.u.dim(1);
-  check.shape("weight", args.weight, {channels, -1});
-  const int64_t width = args.weight.dim(1);
-  check.that(width >= 2, "a convolution of width 1 has no state");
-  if (!args.bias.empty()) check.vector("bias", args.bias, channels);
-  check.shape("conv_state", args.conv_state, {-1, width - 1, channels});
-  check.dtype("conv_state", args.conv_state, args.u.dtype());
-  check.shape("out", args.out, {args.batch.num_tokens, channels});
-  check.dtype("out", args.out, args.u.dtype());
+  check_args(args);
   run(args);
 }
 
 void Backend::x_proj(const XProjArgs& args) {
-  const StageCheck check("x_proj");
-  check.shape("u", args.u, {-1, args.weight.cols});
-  check.act("u", args.u);
-  check.shape("out", args.out, {args.u.rows(), args.weight.rows});
-  check.dtype("out", args.out, args.u.dtype());
-  check.that(
-      args.dt_norm.empty() == args.b_norm.empty() && args.dt_norm.empty() == args.c_norm.empty(),
-      "the three norms come together");
-  if (!args.dt_norm.empty())
-    check.that(args.dt_norm.rows() + args.b_norm.rows() + args.c_norm.rows() == args.weight.rows,
-               "the three norms do not cover the output");
+  check_args(args);
   run(args);
 }
 
 void Backend::dt_proj(const DtProjArgs& args) {
-  const StageCheck check("dt_proj");
-  check.shape("dt", args.dt, {-1, args.weight.cols});
-  check.act("dt", args.dt);
-  check.vector("bias", args.bias, args.weight.rows);
-  check.shape("delta", args.delta, {args.dt.rows(), args.weight.rows});
-  check.dtype("delta", args.delta, args.dt.dtype());
+  check_args(args);
   run(args);
 }
 
 void Backend::selective_scan(const SelectiveScanArgs& args) {
-  const StageCheck check("selective_scan");
-  check.batch(args.batch);
-  const int64_t num_tokens = args.batch.num_tokens;
-  check.shape("u", args.u, {num_tokens, -1});
-  check.act("u", args.u);
-  const int64_t channels = args.u.dim(1);
-  check.shape("a", args.a, {channels, -1});
-  const int64_t states = args.a.dim(1);
-  check.shape("delta", args.delta, {num_tokens, channels});
-  check.shape("b", args.b, {num_tokens, states});
-  check.shape("c", args.c, {num_tokens, states});
-  check.shape("z", args.z, {num_tokens, channels});
-  check.shape("out", args.out, {num_tokens, channels});
-  for (const TensorView* view : {&args.delta, &args.b, &args.c, &args.z, &args.out})
-    check.dtype("an activation", *view, args.u.dtype());
-  check.dtype("a", args.a, DType::kF32);
-  check.vector("d", args.d, channels);
-  check.shape("ssm_state", args.ssm_state, {-1, channels, states});
-  check.dtype("ssm_state", args.ssm_state, DType::kF32);
+  check_args(args);
+  run(args);
+}
+
+void Backend::hybrid_heads(const HybridHeadsArgs& args) {
+  check_args(args);
   run(args);
 }
 

@@ -211,6 +211,33 @@ describeCuda("attention", (device) => {
         ringColumns: 4,
       }));
 
+    test("a page table with more columns than a block has threads", () => {
+      const [first, length] = [8192, 8300];
+      const on = (target: KernelDevice, dtype: ActivationDType) => {
+        const tables = pageTables([length]);
+        expect(tables.ringColumns).toBeGreaterThan(128);
+        const extents = { numKvHeads: 1, headDim: 64, valueHeadDim: 64 };
+        const kv = emptyCache(target, dtype, tables, extents);
+        const numbers = random(8);
+        const rows = (tokens: number) =>
+          target.tensor(dtype, [tokens, 1, 64], rounded("bf16", numbers.normal(tokens * 64)));
+        const tokens = length - first;
+        target.rotaryKvWrite({
+          batch: ragged([{ tokens, position: first }]).on(target),
+          q: rows(tokens),
+          k: rows(tokens),
+          v: rows(tokens),
+          normEpsilon: 1e-6,
+          kv,
+        });
+        const batch = ragged([{ tokens: 1, position: length - 1 }]).on(target);
+        const out = target.tensor(dtype, [1, 1, 64]);
+        target.attention({ batch, q: rows(1), kv, window: 80, scale: 0.125, out });
+        return out.read();
+      };
+      compare(on(device, "bf16"), on(cpu(), "f32"), { absolute: 2e-2 });
+    });
+
     test("more spans than one launch takes", () => {
       const spans = Array.from({ length: 259 }, (_, i) => ({
         tokens: 1,

@@ -27,6 +27,7 @@ export const KERNEL_CASES: readonly KernelCase[] = [
   { name: "xProj", call: calls.xProj },
   { name: "dtProj", call: calls.dtProj },
   { name: "selectiveScan", call: calls.selectiveScan },
+  { name: "hybridHeads", modes, call: calls.hybridHeads },
   { name: "fuseHeads", call: calls.fuseHeads },
   { name: "linear/out_proj", call: calls.outProj },
   { name: "gatedLinear", call: calls.gatedLinear },

@@ -1,6 +1,15 @@
 /** Calls of the stages with random arguments, as the forward pass makes them. */
 import type { VisibleKeys } from "../../cost/keys";
-import { MAX_TOP_LOGPROBS, packSamplingRows, type StageArgs, type StageName } from "../../kernels";
+import {
+  type ActivationDType,
+  type Batch,
+  type KvLayerView,
+  MAX_TOP_LOGPROBS,
+  packSamplingRows,
+  type StageArgs,
+  type StageName,
+  type Tensor,
+} from "../../kernels";
 import type { Inputs } from "./inputs";
 
 /** A stage and what it is called with. */
@@ -8,7 +17,7 @@ export type StageCall = {
   readonly [Stage in StageName]: {
     readonly stage: Stage;
     readonly args: StageArgs[Stage];
-    /** For `attention`. */
+    /** For `attention` and `hybridHeads`. */
     readonly keys?: VisibleKeys;
   };
 }[StageName];
@@ -65,20 +74,11 @@ export function inProjConsumer(inputs: Inputs): StageCall {
 
 /** In a window layer with K/V of its own. */
 export function rotaryKvWrite(inputs: Inputs): StageCall {
-  const { config, load } = inputs;
-  const { numHeads, numKvHeads, headDim, valueHeadDim } = config;
-  const { q, k, v } = inProjParts(inputs);
-  const positions = config.numMetaTokens + load.context + load.tokens;
-  const args = {
-    batch: inputs.batch(),
-    q: q.heads(numHeads, headDim),
-    k: k.heads(numKvHeads, headDim),
-    v: v.heads(numKvHeads, valueHeadDim),
-    normEpsilon: config.rmsNormEps,
-    cosSin: inputs.floats([positions, headDim]),
-    kv: inputs.cache(config.slidingWindow).kv,
+  const { kv } = inputs.cache(inputs.config.slidingWindow);
+  return {
+    stage: "rotaryKvWrite",
+    args: rotaryArgs(inputs, inputs.batch(), inProjParts(inputs), kv),
   };
-  return { stage: "rotaryKvWrite", args };
 }
 
 /** Over the window and the meta tokens. */
@@ -93,68 +93,50 @@ export function globalAttention(inputs: Inputs): StageCall {
 
 /** Over the x of in_proj. */
 export function causalConv1d(inputs: Inputs): StageCall {
-  const { innerSize, convWidth } = inputs.config;
-  const states = inputs.activations((convWidth - 1) * innerSize, inputs.load.sequences);
-  const args = {
-    batch: inputs.batch(),
-    u: inProjParts(inputs).x,
-    weight: inputs.floats([innerSize, convWidth]),
-    bias: inputs.floats([innerSize]),
-    convState: states.heads(convWidth - 1, innerSize),
-    out: inputs.activations(innerSize),
-  };
-  return { stage: "causalConv1d", args };
+  return { stage: "causalConv1d", args: convArgs(inputs, inputs.batch(), inProjParts(inputs)) };
 }
 
 /** With the three inner norms. */
 export function xProj(inputs: Inputs): StageCall {
-  const { innerSize, dtRank, stateSize, rmsNormEps } = inputs.config;
-  const args = {
-    u: inputs.activations(innerSize),
-    weight: inputs.matrix(dtRank + 2 * stateSize, innerSize),
-    dtNorm: inputs.floats([dtRank]),
-    bNorm: inputs.floats([stateSize]),
-    cNorm: inputs.floats([stateSize]),
-    epsilon: rmsNormEps,
-    out: inputs.activations(dtRank + 2 * stateSize),
-  };
-  return { stage: "xProj", args };
+  return { stage: "xProj", args: xProjArgs(inputs, inputs.activations(inputs.config.innerSize)) };
 }
 
 /** From the dt of x_proj. */
 export function dtProj(inputs: Inputs): StageCall {
-  const { innerSize, dtRank, stateSize } = inputs.config;
-  const args = {
-    dt: inputs.activations(dtRank + 2 * stateSize).columns(0, dtRank),
-    weight: inputs.matrix(innerSize, dtRank),
-    bias: inputs.floats([innerSize]),
-    delta: inputs.activations(innerSize),
-  };
-  return { stage: "dtProj", args };
+  return { stage: "dtProj", args: dtProjArgs(inputs, dtBC(inputs)) };
 }
 
 /** From a state, to the same. */
 export function selectiveScan(inputs: Inputs): StageCall {
-  const { innerSize, dtRank, stateSize } = inputs.config;
-  const projected = inputs.activations(dtRank + 2 * stateSize);
-  const a = inputs.floats([innerSize, stateSize]);
-  const delta = inputs.activations(innerSize);
+  const { innerSize } = inputs.config;
+  const [u, delta] = [inputs.activations(innerSize), inputs.activations(innerSize)];
   // Signs and sizes as in a model: states fade.
-  a.write(a.read().map((value) => -1 - Math.abs(value)));
   delta.write(delta.read().map((value) => Math.abs(value) / 16));
-  const args = {
-    batch: inputs.batch(),
-    u: inputs.activations(innerSize),
-    delta,
-    b: projected.columns(dtRank, stateSize),
-    c: projected.columns(dtRank + stateSize, stateSize),
-    z: inProjParts(inputs).z,
-    a,
-    d: inputs.floats([innerSize]),
-    ssmState: inputs.floats([inputs.load.sequences, innerSize, stateSize]),
-    out: inputs.activations(innerSize),
+  const parts = inProjParts(inputs);
+  return {
+    stage: "selectiveScan",
+    args: scanArgs(inputs, inputs.batch(), u, delta, dtBC(inputs), parts),
   };
-  return { stage: "selectiveScan", args };
+}
+
+/** All heads of a window layer with K/V of its own. */
+export function hybridHeads(inputs: Inputs): StageCall {
+  const window = inputs.config.slidingWindow;
+  const batch = inputs.batch();
+  const parts = inProjParts(inputs);
+  const { kv, keys } = inputs.cache(window);
+  const convolution = convArgs(inputs, batch, parts);
+  const projection = xProjArgs(inputs, convolution.out);
+  const step = dtProjArgs(inputs, projection.out);
+  const args = {
+    rotaryKvWrite: rotaryArgs(inputs, batch, parts, kv),
+    attention: attentionArgs(inputs, batch, parts, kv, window),
+    causalConv1d: convolution,
+    xProj: projection,
+    dtProj: step,
+    selectiveScan: scanArgs(inputs, batch, convolution.out, step.delta, projection.out, parts),
+  };
+  return { stage: "hybridHeads", args, keys };
 }
 
 /** Of both branches. */
@@ -280,17 +262,111 @@ function residual(inputs: Inputs, cols: number): StageCall {
 }
 
 function attention(inputs: Inputs, window: number): StageCall {
-  const { numHeads, headDim, valueHeadDim } = inputs.config;
   const { kv, keys } = inputs.cache(window);
-  const args = {
-    batch: inputs.batch(),
-    q: inProjParts(inputs).q.heads(numHeads, headDim),
+  const args = attentionArgs(inputs, inputs.batch(), inProjParts(inputs), kv, window);
+  return { stage: "attention", args, keys };
+}
+
+type InProjParts = ReturnType<typeof inProjParts>;
+
+function rotaryArgs(inputs: Inputs, batch: Batch, { q, k, v }: InProjParts, kv: KvLayerView) {
+  const { config, load } = inputs;
+  const { numHeads, numKvHeads, headDim, valueHeadDim } = config;
+  const positions = config.numMetaTokens + load.context + load.tokens;
+  return {
+    batch,
+    q: q.heads(numHeads, headDim),
+    k: k.heads(numKvHeads, headDim),
+    v: v.heads(numKvHeads, valueHeadDim),
+    normEpsilon: config.rmsNormEps,
+    cosSin: inputs.floats([positions, headDim]),
+    kv,
+  };
+}
+
+function attentionArgs(
+  inputs: Inputs,
+  batch: Batch,
+  { q }: InProjParts,
+  kv: KvLayerView,
+  window: number,
+) {
+  const { numHeads, headDim, valueHeadDim } = inputs.config;
+  return {
+    batch,
+    q: q.heads(numHeads, headDim),
     kv,
     window,
     scale: 1 / Math.sqrt(headDim),
     out: inputs.activations(numHeads * valueHeadDim).heads(numHeads, valueHeadDim),
   };
-  return { stage: "attention", args, keys };
+}
+
+function convArgs(inputs: Inputs, batch: Batch, { x }: InProjParts) {
+  const { innerSize, convWidth } = inputs.config;
+  const states = inputs.activations((convWidth - 1) * innerSize, inputs.load.sequences);
+  return {
+    batch,
+    u: x,
+    weight: inputs.floats([innerSize, convWidth]),
+    bias: inputs.floats([innerSize]),
+    convState: states.heads(convWidth - 1, innerSize),
+    out: inputs.activations(innerSize),
+  };
+}
+
+function xProjArgs(inputs: Inputs, u: Tensor<ActivationDType>) {
+  const { innerSize, dtRank, stateSize, rmsNormEps } = inputs.config;
+  return {
+    u,
+    weight: inputs.matrix(dtRank + 2 * stateSize, innerSize),
+    dtNorm: inputs.floats([dtRank]),
+    bNorm: inputs.floats([stateSize]),
+    cNorm: inputs.floats([stateSize]),
+    epsilon: rmsNormEps,
+    out: dtBC(inputs),
+  };
+}
+
+/** What x_proj writes. */
+function dtBC(inputs: Inputs): Tensor<ActivationDType> {
+  const { dtRank, stateSize } = inputs.config;
+  return inputs.activations(dtRank + 2 * stateSize);
+}
+
+function dtProjArgs(inputs: Inputs, projected: Tensor<ActivationDType>) {
+  const { innerSize, dtRank } = inputs.config;
+  return {
+    dt: projected.columns(0, dtRank),
+    weight: inputs.matrix(innerSize, dtRank),
+    bias: inputs.floats([innerSize]),
+    delta: inputs.activations(innerSize),
+  };
+}
+
+function scanArgs(
+  inputs: Inputs,
+  batch: Batch,
+  u: Tensor<ActivationDType>,
+  delta: Tensor<ActivationDType>,
+  projected: Tensor<ActivationDType>,
+  { z }: InProjParts,
+) {
+  const { innerSize, dtRank, stateSize } = inputs.config;
+  const a = inputs.floats([innerSize, stateSize]);
+  a.write(a.read().map((value) => -1 - Math.abs(value)));
+  return {
+    batch,
+    u,
+    delta,
+    b: projected.columns(dtRank, stateSize),
+    c: projected.columns(dtRank + stateSize, stateSize),
+    z,
+    a,
+    d: inputs.floats([innerSize]),
+    ssmState: inputs.floats([inputs.load.sequences, innerSize, stateSize]),
+    out: inputs.activations(innerSize),
+  };
 }
 
 function sample(inputs: Inputs, options: { temperature: number; topP?: number }): StageCall {

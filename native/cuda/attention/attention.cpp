@@ -3,20 +3,12 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "cuda/aligned.h"
 #include "cuda/attention/kernels.h"
 #include "cuda/attention/split.h"
 #include "cuda/stages.h"
 
 namespace hymba::cuda {
-namespace {
-
-bool is_aligned(const TensorView& view) {
-  constexpr uintptr_t kBytes = 16;
-  return (reinterpret_cast<uintptr_t>(view.raw()) |
-          static_cast<uintptr_t>(view.row_stride()) * dtype_bytes(view.dtype())) %
-             kBytes ==
-         0;
-}
 
 bool fits_tensor_cores(const AttentionArgs& args) {
   const auto fits = [](int dim) { return dim == 64 || dim == 128; };
@@ -25,8 +17,6 @@ bool fits_tensor_cores(const AttentionArgs& args) {
          is_aligned(args.q) && is_aligned(args.out) &&
          reinterpret_cast<uintptr_t>(args.kv.pool) % 16 == 0;
 }
-
-}  // namespace
 
 void attention(const AttentionArgs& args, const LaunchContext& context) {
   if (!fits_tensor_cores(args)) return attend_generic(args, context);

@@ -10,6 +10,7 @@ namespace hymba::cuda {
 // 16-byte aligned. One takes the spans of more than one token, the other those of exactly one; each
 // leaves the rows of the other alone.
 inline constexpr int kMaxGroup = 16;
+bool fits_tensor_cores(const AttentionArgs& args);
 void attend_spans(const AttentionArgs& args, const LaunchContext& context);
 void attend_single_tokens(const AttentionArgs& args, const LaunchContext& context);
 

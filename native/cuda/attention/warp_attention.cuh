@@ -14,46 +14,17 @@
 #include <cstdint>
 
 #include "core/dtype.h"
+#include "cuda/device/log2e.h"
+#include "cuda/device/panels.cuh"
 #include "cuda/device/ptx.cuh"
 #include "cuda/device/reduce.cuh"
 
 namespace hymba::cuda {
 
-inline constexpr int kPanelElements = 64;  // of a row, 128 bytes
-inline constexpr int kChunkElements = 8;   // 16 bytes
-inline constexpr int kStepKeys = 32;       // a warp visits together
-inline constexpr int kRowTile = 16;        // query rows of an mma
-
-inline constexpr float kLog2E = 1.44269504088896341f;
+inline constexpr int kStepKeys = 32;  // a warp visits together
+inline constexpr int kRowTile = 16;   // query rows of an mma
 
 __device__ __forceinline__ float negative_infinity() { return __uint_as_float(0xff800000u); }
-
-// Offset of a chunk of 8 elements in shared memory, in panels of kPanelRows rows.
-template <int kPanelRows>
-__host__ __device__ __forceinline__ constexpr int shared_chunk(int row, int chunk) {
-  return chunk / 8 * (kPanelRows * kPanelElements) + row * kPanelElements +
-         ((chunk % 8) ^ (row % 8)) * kChunkElements;
-}
-
-// Rows that a lane addresses for load_matrix_x4: row `row` of the panels, chunks `low_chunk` (0 or
-// 1)
-// + 2·step. The lowest bit of a chunk is permuted apart from the others, so that a step is one xor.
-template <int kPanelRows>
-class MatrixRows {
- public:
-  __device__ __forceinline__ MatrixRows(const BFloat16* panels, int row, int low_chunk)
-      : row_(panels + row * kPanelElements), swizzle_((low_chunk ^ (row % 8)) * kChunkElements) {}
-
-  // `rows_below`: a multiple of 8.
-  __device__ __forceinline__ const BFloat16* at(int rows_below, int step) const {
-    return row_ + step / 4 * (kPanelRows * kPanelElements) + rows_below * kPanelElements +
-           (swizzle_ ^ (step % 4 * 2 * kChunkElements));
-  }
-
- private:
-  const BFloat16* row_;
-  int swizzle_;
-};
 
 // The queries of a warp as mma operands, 16 elements of the head dim a step, read when needed.
 template <int kRowTiles, int kPanelRows>

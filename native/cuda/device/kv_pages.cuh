@@ -66,11 +66,13 @@ struct KvPages {
   __device__ __forceinline__ int page(int span, int column) const {
     return page_table[span * table_stride + column];
   }
-  // K of a head's tile in a page; V follows after 64 · Dk elements.
+  // Of a head's tile in a page, counted through the pool.
+  __device__ __forceinline__ int64_t tile_index(int page, int kv_head) const {
+    return (static_cast<int64_t>(page) * num_layers + layer_idx) * num_kv_heads + kv_head;
+  }
+  // K of that tile; V follows after 64 · Dk elements.
   __device__ __forceinline__ Act* tile(int page, int kv_head) const {
-    const int64_t tile_idx =
-        (static_cast<int64_t>(page) * num_layers + layer_idx) * num_kv_heads + kv_head;
-    return pool + tile_idx * kPageTokens * (head_dim + value_head_dim);
+    return pool + tile_index(page, kv_head) * kPageTokens * (head_dim + value_head_dim);
   }
 };
 

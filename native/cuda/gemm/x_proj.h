@@ -2,12 +2,28 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 
+#include "cuda/gemm/select.h"
+#include "cuda/packed_matrix.h"
 #include "ops/ops.h"
 
 namespace hymba::cuda {
 
-// The product before its norms, in fp32, for the largest step.
+// The product before its norms, or parts of it, in fp32, for the largest step.
 size_t x_proj_scratch_bytes(const StageLimits& limits);
+
+// Whether it is cut by columns (x_proj_split.cuh). With inner norms all decode steps of a bf16
+// model are, so that a token's bits depend on the regime alone.
+inline constexpr int64_t kMaxSplitRows = 256;
+inline bool splits_x_proj(const XProjArgs& args) {
+  return args.u.rows() <= kMaxSkinnyRows && args.weight.packed && !args.dt_norm.empty() &&
+         args.out.dtype() == DType::kBF16 && packed_rows(args.weight.rows) <= kMaxSplitRows;
+}
+
+// Floats of scratch that it takes then, for a weight of [rows, cols].
+constexpr int64_t contribution_floats(int64_t tokens, int64_t rows, int64_t cols) {
+  return tokens * packed_rows(rows) * (packed_cols(cols) / kBlockCols);
+}
 
 }  // namespace hymba::cuda

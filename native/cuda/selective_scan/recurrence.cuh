@@ -1,6 +1,7 @@
-// What the two kernels of selective_scan share: the parameters, and the arithmetic of a token.
+// What the kernels of selective_scan and of the fused heads share: the parameters, and the
+// arithmetic of a token.
 //
-// A channel belongs to a quad: 4 neighbouring lanes with a quarter of its states each. Both kernels
+// A channel belongs to a quad: 4 neighbouring lanes with a quarter of its states each. The kernels
 // bring four outputs at a time to their quads, so that one transposed sum serves all four. They use
 // the same functions in the same order: a token's bits don't depend on which of them, or which
 // chunk of its span, it came with.
@@ -46,6 +47,32 @@ struct Params {
   bool states_aligned;  // and so can a and the states
 };
 
+template <typename Act, int kStates>
+Params<Act> make_params(const SelectiveScanArgs& args) {
+  const auto num_states = static_cast<int>(args.a.dim(1));
+  const TensorView a(args.a.raw(), DType::kF32, {args.a.elements()});
+  return {
+      .batch = DeviceBatch(args.batch),
+      .u = Rows<const Act>(args.u),
+      .delta = Rows<const Act>(args.delta),
+      .b = Rows<const Act>(args.b),
+      .c = Rows<const Act>(args.c),
+      .z = Rows<const Act>(args.z),
+      .a = args.a.data<float>(),
+      .d = args.d.data<float>(),
+      .state = Rows<float>(args.ssm_state),
+      .out = Rows<Act>(args.out),
+      .channels = static_cast<int>(args.u.dim(1)),
+      .num_states = num_states,
+      .rows_aligned = in_chunks<Act, kChannelChunk>(args.u) &&
+                      in_chunks<Act, kChannelChunk>(args.delta) &&
+                      in_chunks<Act, kChannelChunk>(args.z),
+      .bc_aligned = in_chunks<Act, kStates>(args.b) && in_chunks<Act, kStates>(args.c),
+      .states_aligned = num_states % 4 == 0 && in_chunks<float, kStates>(a) &&
+                        in_chunks<float, kStates>(args.ssm_state),
+  };
+}
+
 // The states of one channel that one lane of its quad holds.
 template <typename Act, int kStates>
 class Lane {
@@ -69,6 +96,13 @@ class Lane {
     const bool present = slot >= 0 && channel_ < params_.channels;
     const float* from = present ? params_.state[slot] + offset() : nullptr;
     unpack(h, load_chunk<kStates>(from, present ? valid_ : 0, params_.states_aligned));
+  }
+  // The same to 16 bytes of shared memory, in the background. For `states_aligned`.
+  __device__ __forceinline__ void copy_states_async(float (&to)[kStates], int slot) const {
+    static_assert(kStates == 4);
+    const bool present = slot >= 0 && channel_ < params_.channels && valid_ > 0;
+    copy_16_async(to, present ? params_.state[slot] + offset() : params_.state.data,
+                  present ? 16 : 0);
   }
   __device__ __forceinline__ void store_states(const float (&h)[kStates], int slot) const {
     if (slot >= 0 && channel_ < params_.channels)
@@ -116,6 +150,23 @@ __device__ __forceinline__ float advance(float (&h)[kStates], const float (&deca
     y = n == 0 ? h[n] * c[n] : fmaf(h[n], c[n], y);
   }
   return y;
+}
+
+// What lane i of the quad has.
+template <typename T>
+__device__ __forceinline__ T of_lane(T value, int i) {
+  return __shfl_sync(kAllLanes, value, i, kQuad);
+}
+
+// `advance` for token i of four whose delta, and delta · u, the lanes of a quad hold: one each.
+template <typename Act, int kStates>
+__device__ __forceinline__ float advance_one_of_four(const Lane<Act, kStates>& lane, int i,
+                                                     float (&h)[kStates], float delta,
+                                                     float delta_u, const float (&b)[kStates],
+                                                     const float (&c)[kStates]) {
+  float decay[kStates];
+  lane.decays(decay, of_lane(delta, i));
+  return advance(h, decay, of_lane(delta_u, i), b, c);
 }
 
 // Lane j of a quad gets the sum of parts[j] over the quad: (0 + 2) + (1 + 3), whatever j is.

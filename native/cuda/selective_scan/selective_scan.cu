@@ -30,31 +30,8 @@ template <typename Act, int kStates>
 void launch_for(const SelectiveScanArgs& args, const LaunchContext& context) {
   using namespace scan;
   const int num_tokens = args.batch.num_tokens, num_spans = args.batch.num_spans;
-  const auto channels = static_cast<int>(args.u.dim(1));
-  const auto num_states = static_cast<int>(args.a.dim(1));
-  const TensorView a(args.a.raw(), DType::kF32, {args.a.elements()});
-  const Params<Act> params{
-      .batch = DeviceBatch(args.batch),
-      .u = Rows<const Act>(args.u),
-      .delta = Rows<const Act>(args.delta),
-      .b = Rows<const Act>(args.b),
-      .c = Rows<const Act>(args.c),
-      .z = Rows<const Act>(args.z),
-      .a = args.a.data<float>(),
-      .d = args.d.data<float>(),
-      .state = Rows<float>(args.ssm_state),
-      .out = Rows<Act>(args.out),
-      .channels = channels,
-      .num_states = num_states,
-      .rows_aligned = in_chunks<Act, kChannelChunk>(args.u) &&
-                      in_chunks<Act, kChannelChunk>(args.delta) &&
-                      in_chunks<Act, kChannelChunk>(args.z),
-      .bc_aligned = in_chunks<Act, kStates>(args.b) && in_chunks<Act, kStates>(args.c),
-      .states_aligned = num_states % 4 == 0 && in_chunks<float, kStates>(a) &&
-                        in_chunks<float, kStates>(args.ssm_state),
-  };
-
-  const auto channel_blocks = static_cast<unsigned>(ceil_div(channels, kBlockChannels));
+  const auto params = make_params<Act, kStates>(args);
+  const auto channel_blocks = static_cast<unsigned>(ceil_div(params.channels, kBlockChannels));
   // Spans have a token or more: one span of several tokens is the only call without short spans, as
   // many spans as tokens the only one without long ones.
   if (num_spans > 1 || num_tokens == 1)

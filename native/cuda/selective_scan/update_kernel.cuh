@@ -35,13 +35,12 @@ __global__ void __launch_bounds__(kThreads) update_kernel(Params<Act> params) {
   const float delta = own_present ? as_float(params.delta[own_token][channel]) : 0.0f;
   const float z = own_present ? as_float(params.z[own_token][channel]) : 0.0f;
 
-  const auto of_span = [](auto value, int i) { return __shfl_sync(kAllLanes, value, i, kQuad); };
   float h[kBlockSpans][kStates];
   Chunk<Act, kStates> b[kBlockSpans], c[kBlockSpans];
 #pragma unroll
   for (int i = 0; i < kBlockSpans; ++i) {
-    const int token = of_span(own_token, i);
-    lane.load_states(h[i], token < 0 ? -1 : of_span(own_source, i));
+    const int token = of_lane(own_token, i);
+    lane.load_states(h[i], token < 0 ? -1 : of_lane(own_source, i));
     b[i] = token < 0 ? zero_chunk<Act, kStates>() : lane.load_part(params.b[token]);
     c[i] = token < 0 ? zero_chunk<Act, kStates>() : lane.load_part(params.c[token]);
   }
@@ -50,13 +49,12 @@ __global__ void __launch_bounds__(kThreads) update_kernel(Params<Act> params) {
   float parts[kBlockSpans];
 #pragma unroll
   for (int i = 0; i < kBlockSpans; ++i) {
-    float decay[kStates], b_part[kStates], c_part[kStates];
-    lane.decays(decay, of_span(delta, i));
+    float b_part[kStates], c_part[kStates];
     unpack(b_part, b[i]);
     unpack(c_part, c[i]);
-    parts[i] = advance(h[i], decay, of_span(delta_u, i), b_part, c_part);
-    const int slot = of_span(own_slot, i);
-    lane.store_states(h[i], of_span(own_token, i) < 0 ? -1 : slot);
+    parts[i] = advance_one_of_four(lane, i, h[i], delta, delta_u, b_part, c_part);
+    const int slot = of_lane(own_slot, i);
+    lane.store_states(h[i], of_lane(own_token, i) < 0 ? -1 : slot);
   }
   const float sum = quad_sums(parts);
   if (own_present) params.out[own_token][channel] = as_act<Act>(lane.output(sum, u, silu(z)));

@@ -1,0 +1,46 @@
+// The three RMSNorms of x_proj's output, each over its part of a row.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include "cuda/device/convert.cuh"
+#include "cuda/device/reduce.cuh"
+#include "ops/ops.h"
+
+namespace hymba::cuda {
+
+struct XProjNorms {
+  static constexpr int kSegments = 3;
+  struct Segment {
+    const float* weight;
+    int count;
+
+    explicit Segment(const TensorView& view)
+        : weight(view.data<float>()), count(static_cast<int>(view.rows())) {}
+  };
+  Segment segments[kSegments];
+  float epsilon;
+
+  explicit XProjNorms(const XProjArgs& args)
+      : segments{Segment(args.dt_norm), Segment(args.b_norm), Segment(args.c_norm)},
+        epsilon(args.epsilon) {}
+};
+
+// One row, by a warp.
+template <typename Act>
+__device__ __forceinline__ void normalize_x_proj_row(const float* from, const XProjNorms& norms,
+                                                     Act* to) {
+  const int lane = threadIdx.x % kWarp;
+  for (int i = 0; i < XProjNorms::kSegments; ++i) {
+    const auto [weight, count] = norms.segments[i];
+    float squares = 0.0f;
+    for (int col = lane; col < count; col += kWarp) squares = fmaf(from[col], from[col], squares);
+    const float scale = 1.0f / sqrtf(warp_sum(squares) / static_cast<float>(count) + norms.epsilon);
+    for (int col = lane; col < count; col += kWarp)
+      to[col] = as_act<Act>(weight[col] * (from[col] * scale));
+    from += count;
+    to += count;
+  }
+}
+
+}  // namespace hymba::cuda
