@@ -71,6 +71,8 @@ const LARGE: readonly Shape[] = [
   { rows: 3, inner: 80, outer: 3170 },
   { rows: 3, inner: 1600, outer: 20 },
   { rows: 520, inner: 72, outer: 1605 },
+  { rows: 7, inner: 264, outer: 523 },
+  { rows: 40, inner: 320, outer: 601 },
 ];
 
 describeCuda("gated_linear in bf16", (device) => {

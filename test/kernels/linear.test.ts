@@ -92,6 +92,25 @@ const DEEP: readonly Shape[] = [
   { rows: 258, inner: 1600, outer: 16 },
 ];
 
+// What Hopper's own kernels take, at the edges of their tiles: matrices whose columns are cut into
+// segments, and others; few rows of activations, one warpgroup of them, two, and several tiles.
+const HOPPER: readonly Shape[] = [
+  { rows: 1, inner: 256, outer: 512 },
+  { rows: 8, inner: 264, outer: 519 },
+  { rows: 9, inner: 2056, outer: 523 },
+  { rows: 16, inner: 320, outer: 1037 },
+  { rows: 17, inner: 2048, outer: 512 },
+  { rows: 33, inner: 264, outer: 600 },
+];
+const HOPPER_LARGE: readonly Shape[] = [
+  { rows: 33, inner: 2056, outer: 1601 },
+  { rows: 65, inner: 2056, outer: 3191 },
+  { rows: 129, inner: 264, outer: 9001 },
+  { rows: 256, inner: 2120, outer: 803 },
+  { rows: 257, inner: 2056, outer: 1601 },
+  { rows: 700, inner: 264, outer: 5003 },
+];
+
 const REAL: readonly Shape[] = [
   { rows: 1, inner: 1600, outer: 8960 },
   { rows: 128, inner: 1600, outer: 8000 },
@@ -112,8 +131,15 @@ describeCuda("linear in bf16", (device) => {
   test.each([...WIDE, ...DEEP])("$rows x $inner x $outer", (shape) =>
     compareWithCpu(device, normalProduct(shape), { out: "bf16" }),
   );
-  for (const shape of REAL)
+  for (const shape of [...HOPPER_LARGE, ...REAL])
     bigTest(name(shape), () => compareWithCpu(device, normalProduct(shape), { out: "bf16" }));
+  test.each(HOPPER)("$rows x $inner x $outer, into both", (shape) => {
+    const product = normalProduct(shape);
+    compareWithCpu(device, product, { out: "bf16" });
+    compareWithCpu(device, product, { out: "bf16", columns: 1 });
+    const before = random(4).normal(shape.rows * shape.outer);
+    compareWithCpu(device, product, { before, bias: random(2).normal(shape.outer) });
+  });
 
   describe.each([4, 40, 300])("%i rows", (rows) => {
     const product = normalProduct({ rows, inner: 96, outer: 45 }, { seed: rows });
@@ -194,6 +220,17 @@ describeCuda("linear in bf16", (device) => {
       const product = normalProduct({ rows: MAX_SKINNY_ROWS, ...shape });
       expectSameRows(run, product, [1, 2, 16, 17, 32, 33, 64, 65, 129, 255]);
     });
+    for (const shape of [
+      { inner: 264, outer: 9003 },
+      { inner: 2056, outer: 1603 },
+    ])
+      bigTest(`up to ${MAX_SKINNY_ROWS} rows, [${shape.outer}, ${shape.inner}]`, () =>
+        expectSameRows(
+          run,
+          normalProduct({ rows: MAX_SKINNY_ROWS, ...shape }),
+          [1, 8, 9, 16, 17, 32, 33, 64, 65, 128, 129, 255],
+        ),
+      );
     test("narrow and wide tiles", () => {
       const wide = normalProduct({ rows: 3, inner: 136, outer: 6400 });
       const narrow = { ...wide, outer: 32, weights: [wide.weights[0]!.subarray(0, 32 * 136)] };

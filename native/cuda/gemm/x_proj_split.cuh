@@ -1,17 +1,16 @@
 // x_proj of few tokens, cut by columns: it has so few rows that its tiles would leave most of a GPU
 // idle. What the kernel of the stage and the fused heads share.
 //
-// Mapping   A block takes 64 columns, one column of blocks of the packed matrix, of up to 16
-// tokens:
-//           a thread brings 8 columns of a token, then the warps share the rows of the matrix, 16
-//           at a time. What the block's columns contribute goes to the scratch, and the last block
-//           of a tile of tokens to arrive adds up all contributions and takes the norms, a warp a
-//           row. Weights are on their way before the predecessor has ended.
+// Mapping   A block takes 64 columns, one column of blocks of the packed matrix, of up to four
+//           tokens: a thread brings 8 columns of a token, then the warps share the rows of the
+//           matrix, 16 at a time. What the block's columns contribute goes to the scratch, and the
+//           last block of a tile of tokens to arrive adds up all contributions and takes the norms,
+//           a warp a row: with more tokens that one block would take longer than all others.
+//           Weights are on their way before the predecessor has ended.
 // Shared    Weights [R + 2N][64], and the activations [16][64], swizzled; later the sums
 //           [16][R + 2N] in the weights' place.
 // Numerics  Sums in fp32: 64 columns in order, then every fourth block in order, and the four sums
-// of
-//           those in pairs. A token's bits do not depend on the other tokens of the step, nor on
+//           of those in pairs. A token's bits do not depend on the other tokens of the step, nor on
 //           its place among them.
 // Limits    splits_x_proj (x_proj.h).
 #pragma once
@@ -35,7 +34,8 @@ namespace hymba::cuda {
 
 inline constexpr int kSplitThreads = 128;
 inline constexpr int kSplitWarps = kSplitThreads / kWarp;
-inline constexpr int kSplitTokens = 16;  // rows of an mma
+inline constexpr int kTileTokens = 4;
+inline constexpr int kSplitTokens = 16;  // rows of an mma, of which a tile fills the first ones
 inline constexpr int kSplitParts = 4;    // of the blocks whose contributions are added up
 static_assert(kSplitTokens * kBlockCols == kSplitThreads * kChunkElements,
               "a thread brings 8 columns of a token");
@@ -55,7 +55,7 @@ struct SplitXProj {
         counters(counters) {}
 
   __host__ __device__ int rows() const { return product.groups * kBlockRows; }
-  int num_blocks() const { return product.blocks * ceil_div(product.rows, kSplitTokens); }
+  int num_blocks() const { return product.blocks * ceil_div(product.rows, kTileTokens); }
   size_t shared_bytes() const {
     return static_cast<size_t>(rows() + kSplitTokens) * kBlockCols * sizeof(BFloat16);
   }
@@ -75,8 +75,8 @@ __device__ __forceinline__ void project_columns(const SplitXProj& params, int bl
   const int lane = thread % kWarp;
   const int column_block = block % product.blocks;
   const int tile = block / product.blocks;
-  const int first_token = tile * kSplitTokens;
-  const int num_tokens = min(kSplitTokens, product.rows - first_token);
+  const int first_token = tile * kTileTokens;
+  const int num_tokens = min(kTileTokens, product.rows - first_token);
 
   const BFloat16* const from =
       product.weight + int64_t{column_block} * product.groups * kBlockElements;
@@ -114,16 +114,12 @@ __device__ __forceinline__ void project_columns(const SplitXProj& params, int bl
       mma_16x8x16(sums[0], a[step], {b[0], b[1]});
       mma_16x8x16(sums[1], a[step], {b[2], b[3]});
     }
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int token = half * 8 + lane / 4;
-      if (token >= num_tokens) continue;
-      float* const to = contributions + token * token_stride + unit * 16 + lane % 4 * 2;
-#pragma unroll
-      for (int group = 0; group < 2; ++group)
-        *reinterpret_cast<float2*>(to + group * 8) =
-            make_float2(sums[group][2 * half], sums[group][2 * half + 1]);
-    }
+    static_assert(kTileTokens <= 8, "the rows of the lower half");
+    const int token = lane / 4;
+    if (token >= num_tokens) continue;
+    float* const to = contributions + token * token_stride + unit * 16 + lane % 4 * 2;
+    *reinterpret_cast<float2*>(to) = make_float2(sums[0][0], sums[0][1]);
+    *reinterpret_cast<float2*>(to + 8) = make_float2(sums[1][0], sums[1][1]);
   }
   if (!arrives_last(params.counters + tile, product.blocks)) return;
 
@@ -140,13 +136,24 @@ __device__ __forceinline__ void project_columns(const SplitXProj& params, int bl
     if (item < items) {
       const float* const at =
           params.contributions + (first_token + token) * token_stride + quad * 4;
-#pragma unroll 8
-      for (int i = part; i < product.blocks; i += kSplitParts) {
-        const float4 some = *reinterpret_cast<const float4*>(at + i * params.rows());
-        sum.x += some.x;
-        sum.y += some.y;
-        sum.z += some.z;
-        sum.w += some.w;
+      // Asked for by the eight, so that memory is waited for less often.
+      constexpr int kAtOnce = 8;
+      for (int i = part; i < product.blocks; i += kAtOnce * kSplitParts) {
+        float4 some[kAtOnce];
+#pragma unroll
+        for (int j = 0; j < kAtOnce; ++j) {
+          const int block = i + j * kSplitParts;
+          some[j] = block < product.blocks
+                        ? *reinterpret_cast<const float4*>(at + block * params.rows())
+                        : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+        }
+#pragma unroll
+        for (int j = 0; j < kAtOnce; ++j) {
+          sum.x += some[j].x;
+          sum.y += some[j].y;
+          sum.z += some[j].z;
+          sum.w += some[j].w;
+        }
       }
     }
     sum.x = warp_sum<kSplitParts>(sum.x);

@@ -2,9 +2,9 @@
 //           and V written to their page (rotary_kv_write and attention); and the Mamba heads up to
 //           dt, B and C (causal_conv1d and x_proj).
 // Shapes    As those of the four stages, in bf16; Dk and Dv 64 or 128.
-// Mapping   Two kinds of blocks, which do not depend on each other: first those of attention,
-//           unit_attention.cuh, the longer ones; then those of x_proj_split.cuh, whose threads
-//           convolve what they bring.
+// Mapping   Two kinds of blocks, which do not depend on each other: those of x_proj_split.cuh,
+// whose
+//           threads convolve what they bring, and those of attention, unit_attention.cuh.
 // Shared    The larger of both: 50 KB at head dims of 64 and 128.
 // Numerics  The bits of the four stages.
 // Cost      The K/V that is seen, bound by memory. With one sequence bound by latency: that of
@@ -45,14 +45,16 @@ struct ConvolvedColumns {
 template <int kHeadDim, int kValueDim>
 __global__ void __launch_bounds__(kAttentionThreads, UnitMemory<kHeadDim, kValueDim>::kBlocksAnSm)
     attend_and_project_kernel(UnitParams units, RotatedInputs<kHeadDim, kValueDim> inputs,
-                              int num_units, SplitXProj projection, ConvolvedColumns columns) {
+                              int num_projections, SplitXProj projection,
+                              ConvolvedColumns columns) {
   allow_successor();
   const int block = static_cast<int>(blockIdx.x);
-  if (block < num_units) {
-    wait_for_predecessor();
-    attend_unit<kHeadDim, kValueDim>(units, block, inputs);
+  // First, so that adding up their contributions does not come last.
+  if (block < num_projections) {
+    project_columns(projection, block, columns);
   } else {
-    project_columns(projection, block - num_units, columns);
+    wait_for_predecessor();
+    attend_unit<kHeadDim, kValueDim>(units, block - num_projections, inputs);
   }
 }
 
@@ -84,10 +86,10 @@ void attend_and_project(const HybridHeadsArgs& args, const LaunchContext& contex
   const int num_units = units.num_units(num_tokens);
   with_head_dims(attention.kv, [&](auto head_dim, auto value_dim) {
     launch("hybrid_heads", context, attend_and_project_kernel<head_dim, value_dim>,
-           static_cast<unsigned>(num_units + projection.num_blocks()), kAttentionThreads,
+           static_cast<unsigned>(projection.num_blocks() + num_units), kAttentionThreads,
            std::max(unit_shared_bytes<head_dim, value_dim>(units.plan), projection.shared_bytes()),
-           units, RotatedInputs<head_dim, value_dim>(args.rotary), num_units, projection,
-           ConvolvedColumns{make_conv_params<BFloat16>(args.conv)});
+           units, RotatedInputs<head_dim, value_dim>(args.rotary), projection.num_blocks(),
+           projection, ConvolvedColumns{make_conv_params<BFloat16>(args.conv)});
   });
 }
 

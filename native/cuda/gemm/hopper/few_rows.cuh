@@ -1,4 +1,4 @@
-// Computes  out = epilogue(in · weightᵀ) for up to 16 rows of activations.
+// Computes  out = epilogue(in · weightᵀ) for up to 32 rows of activations.
 // Shapes    in [T, K] bf16, K a multiple of 8, rows on multiples of 16 bytes; weight packed.
 // Mapping   A block takes a tile of the matrix: kGroupsPerWarp groups of 8 rows each for its eight
 //           warps, over all columns. Split: a cluster of eight blocks takes one, an eighth of the
@@ -25,7 +25,8 @@ namespace hymba::cuda::hopper {
 
 template <int kRows_, int kGroupsPerWarp_, bool kIsSplit_>
 struct FewRowsConfig {
-  static constexpr int kRows = kRows_;  // 8 or 16
+  static constexpr int kRows = kRows_;  // 8, 16 or 32
+  static constexpr int kRowTiles = kRows <= 16 ? 1 : kRows / 16;
   static constexpr int kGroupsPerWarp = kGroupsPerWarp_;
   static constexpr bool kIsSplit = kIsSplit_;
   static constexpr int kWarps = 8;
@@ -50,6 +51,7 @@ template <typename Config, typename Epilogue>
 __global__ void __launch_bounds__(Config::kThreads, 2)
     few_rows_gemm_kernel(Operands operands, int stage_bytes, Epilogue epilogue) {
   constexpr int kRows = Config::kRows;
+  constexpr int kRowTiles = Config::kRowTiles;
   constexpr int kSumGroups = Config::kGroupsPerWarp;
 
   const int rank = Config::kIsSplit ? blockIdx.x % Config::kParts : 0;
@@ -139,36 +141,41 @@ __global__ void __launch_bounds__(Config::kThreads, 2)
   // of them.
   const int matrix_row = lane % 8;
   const int matrix = lane / 8;
-  const char* const row_at =
-      kRows == 8 ? rows + min(matrix_row, operands.rows - 1) * row_bytes + matrix * 16
-                 : rows + min(matrix_row + matrix % 2 * 8, operands.rows - 1) * row_bytes +
-                       matrix / 2 * 16;
+  const char* row_at[kRowTiles];
+#pragma unroll
+  for (int tile = 0; tile < kRowTiles; ++tile) {
+    const int row = tile * 16 + matrix_row + (kRows == 8 ? 0 : matrix % 2 * 8);
+    row_at[tile] =
+        rows + min(row, operands.rows - 1) * row_bytes + (kRows == 8 ? matrix : matrix / 2) * 16;
+  }
 
   RingPlace place(stages);
   wait_for_phase(&rows_arrived, 0);
   for (int tile = worker; tile < operands.tiles; tile += num_workers) {
     const TileGroups groups(operands, tile, Epilogue::kPaired);
     const int own_groups = min(groups.count - own_group, kSumGroups);
-    float acc[kSumGroups][4] = {};
+    float acc[kRowTiles][kSumGroups][4] = {};
     for (int step = 0; step < steps; ++step) {
       const char* const weights = ring + place.stage() * stage_bytes;
-      const char* const row_block = row_at + step * kBlockCols * 2;
-      uint32_t a[4][4];
+      const int column = step * kBlockCols * 2;
+      uint32_t a[kRowTiles][4][4];
       if constexpr (kRows == 8) {
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
           uint32_t r[4];
-          load_matrix_x4(r, row_block + half * 64);
+          load_matrix_x4(r, row_at[0] + column + half * 64);
 #pragma unroll
           for (int i = 0; i < 4; ++i) {
             // Rows 8 to 15 are those of 0 to 7 again.
-            a[2 * half + i / 2][i % 2 * 2] = r[i];
-            a[2 * half + i / 2][i % 2 * 2 + 1] = r[i];
+            a[0][2 * half + i / 2][i % 2 * 2] = r[i];
+            a[0][2 * half + i / 2][i % 2 * 2 + 1] = r[i];
           }
         }
       } else {
 #pragma unroll
-        for (int k = 0; k < 4; ++k) load_matrix_x4(a[k], row_block + k * 32);
+        for (int tile = 0; tile < kRowTiles; ++tile)
+#pragma unroll
+          for (int k = 0; k < 4; ++k) load_matrix_x4(a[tile][k], row_at[tile] + column + k * 32);
       }
       wait_for_phase(&barriers.full[place.stage()], place.parity());
 #pragma unroll
@@ -179,8 +186,11 @@ __global__ void __launch_bounds__(Config::kThreads, 2)
         for (int half = 0; half < 2; ++half) {
           uint32_t b[4];
           load_matrix_x4(b, group + (((matrix + 4 * half) ^ matrix_row) * 16));
-          mma_16x8x16(acc[i], a[2 * half], {b[0], b[1]});
-          mma_16x8x16(acc[i], a[2 * half + 1], {b[2], b[3]});
+#pragma unroll
+          for (int tile = 0; tile < kRowTiles; ++tile) {
+            mma_16x8x16(acc[tile][i], a[tile][2 * half], {b[0], b[1]});
+            mma_16x8x16(acc[tile][i], a[tile][2 * half + 1], {b[2], b[3]});
+          }
         }
       }
       __syncwarp();
@@ -191,16 +201,22 @@ __global__ void __launch_bounds__(Config::kThreads, 2)
     if constexpr (Config::kIsSplit) {
       finish_split(tile, groups, [&](const auto& split) {
 #pragma unroll
-        for (int i = 0; i < kSumGroups; ++i) {
-          const int pair = (own_group + i) * 4 + lane % 4;
-          split.send(rank, lane / 4, pair, {acc[i][0], acc[i][1]});
-          if constexpr (kRows == 16) split.send(rank, lane / 4 + 8, pair, {acc[i][2], acc[i][3]});
-        }
+        for (int tile = 0; tile < kRowTiles; ++tile)
+#pragma unroll
+          for (int i = 0; i < kSumGroups; ++i) {
+            const int row = tile * 16 + lane / 4;
+            const int pair = (own_group + i) * 4 + lane % 4;
+            const float(&sum)[4] = acc[tile][i];
+            split.send(rank, row, pair, {sum[0], sum[1]});
+            if constexpr (kRows > 8) split.send(rank, row + 8, pair, {sum[2], sum[3]});
+          }
       });
     } else {
       wait_for_predecessor();
-      finish_sums<kSumGroups>(acc, groups.first + own_group, own_groups, lane / 4, operands.rows,
-                              lane % 4, epilogue);
+#pragma unroll
+      for (int tile = 0; tile < kRowTiles; ++tile)
+        finish_sums<kSumGroups>(acc[tile], groups.first + own_group, own_groups,
+                                tile * 16 + lane / 4, operands.rows, lane % 4, epilogue);
     }
   }
 }

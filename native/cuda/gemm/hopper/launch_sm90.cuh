@@ -62,14 +62,14 @@ void hopper_gemm(const char* stage, const PackedOperands& operands, const GemmSh
   const auto warpgroups = [&](auto config) {
     launch_warpgroups<decltype(config)>(stage, operands, tiling, epilogue, context);
   };
-  const bool eight_rows = operands.rows <= 8;
   if constexpr (!Epilogue::kPaired) {
     if (tiling.split > 1) {
       constexpr int kPartSegments = kSegments / kManyRowsSplit;
       switch (tiling.row_warpgroups) {
         case 0:
-          return eight_rows ? few_rows(FewRowsConfig<8, 2, true>{})
-                            : few_rows(FewRowsConfig<16, 2, true>{});
+          return operands.rows <= 8    ? few_rows(FewRowsConfig<8, 2, true>{})
+                 : operands.rows <= 16 ? few_rows(FewRowsConfig<16, 2, true>{})
+                                       : few_rows(FewRowsConfig<32, 2, true>{});
         case 1:
           return warpgroups(
               WarpgroupConfig<1, kManyRowsSplitGroups, kManyRowsSplit, kPartSegments>{});
@@ -82,11 +82,8 @@ void hopper_gemm(const char* stage, const PackedOperands& operands, const GemmSh
   const bool narrow = tiling.groups <= kNarrowGroups;
   switch (tiling.row_warpgroups) {
     case 0:
-      if (narrow)
-        return eight_rows ? few_rows(FewRowsConfig<8, 2, false>{})
-                          : few_rows(FewRowsConfig<16, 2, false>{});
-      return eight_rows ? few_rows(FewRowsConfig<8, 4, false>{})
-                        : few_rows(FewRowsConfig<16, 4, false>{});
+      return narrow ? few_rows(FewRowsConfig<8, 2, false>{})
+                    : few_rows(FewRowsConfig<8, 4, false>{});
     case 1:
       return narrow ? warpgroups(WarpgroupConfig<1, kNarrowGroups, 1, 1>{})
                     : warpgroups(WarpgroupConfig<1, kWideGroups, 1, 1>{});

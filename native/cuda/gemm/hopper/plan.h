@@ -28,8 +28,11 @@ static_assert(kSegments % kFewRowsSplit == 0 && kSegments % kManyRowsSplit == 0)
 // multiprocessor something to do.
 inline constexpr int64_t kMaxSplitRows = 256;
 
-// The few-rows kernel: one tile of an m16 instruction.
-inline constexpr int kMaxFewRows = 16;
+// Rows of activations that the few-rows kernel takes. Beyond, its warps read the weights from
+// shared memory more often than a warpgroup's instructions do; where the columns are split it has
+// few.
+inline constexpr int kMaxFewRows = 8;
+inline constexpr int kMaxFewRowsSplit = 32;
 
 // Groups of 8 rows of the matrix that a block takes at a time, at most.
 inline constexpr int kFewRowsSplitGroups = 13;
@@ -79,23 +82,27 @@ HYMBA_HD constexpr int64_t ceil_of(int64_t a, int64_t b) { return (a + b - 1) / 
 // `paired` matrices are tiled by units of two groups.
 constexpr Tiling plan_tiling(const GemmShape& shape, bool paired, int num_sms) {
   const int64_t groups = shape.packed_rows / kBlockRows;
+  const int64_t granule = paired ? 2 : 1;
+  const int64_t granules = groups / granule;
+  const bool is_split = splits_columns(shape, paired);
+  const bool few_rows = shape.rows <= (is_split ? kMaxFewRowsSplit : kMaxFewRows);
   Tiling plan;
-  plan.row_warpgroups = shape.rows <= kMaxFewRows ? 0 : shape.rows <= 64 ? 1 : 2;
-  if (plan.row_warpgroups > 0)
-    plan.row_tiles = static_cast<int>(ceil_of(shape.rows, 64 * plan.row_warpgroups));
+  plan.row_warpgroups = few_rows ? 0 : shape.rows <= 64 ? 1 : 2;
+  if (!few_rows) plan.row_tiles = static_cast<int>(ceil_of(shape.rows, 64 * plan.row_warpgroups));
+  if (is_split) plan.split = few_rows ? kFewRowsSplit : kManyRowsSplit;
 
-  const bool few_rows = plan.row_warpgroups == 0;
-  if (splits_columns(shape, paired)) plan.split = few_rows ? kFewRowsSplit : kManyRowsSplit;
   const int64_t workers = num_sms / plan.split;
-  const int64_t even = ceil_of(groups, workers) + (paired ? 1 : 0);
-  plan.groups = plan.split > 1 ? (few_rows ? kFewRowsSplitGroups : kManyRowsSplitGroups)
-                : plan.row_tiles == 1 && even <= kNarrowGroups ? kNarrowGroups
-                                                               : kWideGroups;
-  // One tile of equal size for everyone, if that is not too large.
-  const int64_t granules = paired ? groups / 2 : groups;
-  const int64_t fewest = ceil_of(granules, paired ? plan.groups / 2 : plan.groups);
-  plan.tiles =
-      static_cast<int>(plan.row_tiles > 1 ? fewest : std::max(fewest, std::min(granules, workers)));
+  if (is_split)
+    plan.groups = few_rows ? kFewRowsSplitGroups : kManyRowsSplitGroups;
+  else if (plan.row_tiles > 1 || ceil_of(granules, workers) * granule > kNarrowGroups)
+    plan.groups = kWideGroups;
+  else
+    plan.groups = kNarrowGroups;
+
+  // With one tile of rows, tiles of equal size for everyone.
+  const int64_t fewest = ceil_of(granules, plan.groups / granule);
+  plan.tiles = static_cast<int>(
+      plan.row_tiles > 1 ? fewest : std::min(granules, ceil_of(fewest, workers) * workers));
   return plan;
 }
 
@@ -121,6 +128,8 @@ static_assert(plan_tiling({1, 8960, 1600}, false, 132).groups == kNarrowGroups);
 static_assert(plan_tiling({64, 11008, 1600}, true, 132).row_warpgroups == 1);
 static_assert(plan_tiling({1, 1600, 3200}, false, 132).tiles == 16);
 static_assert(plan_tiling({64, 1600, 3200}, false, 132).tiles == 33);
+static_assert(plan_tiling({1, 32016, 1600}, false, 132).tiles == 132);
+static_assert(plan_tiling({128, 32016, 1600}, false, 132).groups == kWideGroups);
 static_assert(plan_tiling({2048, 8960, 1600}, false, 132).tiles == 35);
 
 }  // namespace hymba::cuda::hopper
