@@ -13,12 +13,12 @@ export const LABEL_SIZE = 11;
 const GAP = 6;
 const DIAGONAL_GAP = 4;
 
-/** Where a label may stand, from its point: -1 left or above, 0 centred, 1 right or below. */
+/** Where a label may stand, best first: -1 left of or above its point, 0 centred, 1 right or below. */
 const DIRECTIONS = [
-  { dx: 1, dy: 1 },
-  { dx: -1, dy: -1 },
-  { dx: 0, dy: 1 },
   { dx: 0, dy: -1 },
+  { dx: 1, dy: 1 },
+  { dx: 0, dy: 1 },
+  { dx: -1, dy: -1 },
   { dx: 1, dy: 0 },
   { dx: -1, dy: 0 },
   { dx: 1, dy: -1 },

@@ -58,7 +58,7 @@ export function panel(box, xAxis, yAxis, series) {
     drawn.flatMap(({ points }) => alongLine(points)),
     box,
   );
-  return [
+  const parts = [
     ...xAxis.ticks.map((tick) => verticalTick(tick, x(tick), box)),
     ...yAxis.ticks.map((tick) => horizontalTick(tick, y(tick), box)),
     caption(xAxis.caption, (box.left + box.right) / 2, box.bottom + 38, "middle"),
@@ -77,7 +77,8 @@ export function panel(box, xAxis, yAxis, series) {
         [escape(text)],
       ),
     ),
-  ].join("\n");
+  ];
+  return element("g", {}, [`\n${parts.join("\n")}\n`]);
 }
 
 /**
