@@ -1,6 +1,7 @@
 import type { GenerationDefaults } from "./checkpoint/generation_config";
 import { HymbaError } from "./errors";
-import type { HymbaModel, TokenLogprob } from "./model";
+import type { HymbaModel } from "./model";
+import type { TokenLogprob } from "./requests";
 import { randomSeed, type SamplingOptions } from "./sampling";
 import { Sequence } from "./sequence";
 import { StreamDetokenizer } from "./text/detokenizer";

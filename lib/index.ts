@@ -4,21 +4,21 @@
  */
 export { HYMBA_ERROR_CODES, HymbaError, type HymbaErrorCode } from "./errors";
 export {
-  type DecodeRequest,
-  type DeviceMemory,
   HymbaModel,
   type LoadOptions,
   type LoadProgress,
   type MemoryOptions,
   type MemoryPlan,
-  type ModelInfo,
-  type ModelLimits,
-  type OutputOptions,
-  type PrefillRequest,
   Sequence,
-  type StepResult,
-  type TokenLogprob,
 } from "./model";
+export type { DeviceMemory, ModelInfo, ModelLimits } from "./model_info";
+export type {
+  DecodeRequest,
+  OutputOptions,
+  PrefillRequest,
+  StepResult,
+  TokenLogprob,
+} from "./requests";
 export type { CacheUsage, LogitsWanted, ModelDtype, PoolUsage, TracedTensor } from "./binding";
 export type { HymbaConfig, LayerConfig, RopeConfig } from "./checkpoint/config";
 export type { DeviceInfo, DeviceRequest } from "./device";

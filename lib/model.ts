@@ -2,13 +2,9 @@ import { join } from "node:path";
 import {
   awaitNative,
   callNative,
-  type CacheUsage,
   loadBinding,
-  type LogitsWanted,
-  type ModelDtype,
   type NativeLoadOptions,
   type NativeModel,
-  type NativeSpanResult,
   type TracedTensor,
 } from "./binding";
 import { type Checkpoint, openCheckpoint } from "./checkpoint/checkpoint";
@@ -27,8 +23,16 @@ import {
   nativeLoadOptions,
   toMemoryPlan,
 } from "./load_options";
+import { deviceMemory, type ModelInfo, type ModelLimits } from "./model_info";
+import {
+  type DecodeRequest,
+  type PrefillRequest,
+  type StepResult,
+  toSpanWork,
+  toStepResult,
+  toStepResults,
+} from "./requests";
 import { Runner, type RunOptions, type SpanWork } from "./runner";
-import { normalizeSampling, type SamplingOptions } from "./sampling";
 import { Sequence, type SequenceOwner } from "./sequence";
 import {
   applyChatTemplate,
@@ -36,99 +40,10 @@ import {
   type ChatTemplateOptions,
 } from "./text/chat_template";
 import { Tokenizer } from "./text/tokenizer";
-import {
-  checkCallback,
-  checkChoice,
-  checkInteger,
-  checkObject,
-  checkSignal,
-  checkTokens,
-  show,
-} from "./validate";
+import { checkCallback, checkInteger, checkObject, checkSignal, checkTokens } from "./validate";
 
 export type { LoadOptions, LoadProgress, MemoryOptions, MemoryPlan } from "./load_options";
 export { Sequence } from "./sequence";
-
-/** What is wanted of a request besides its tokens going into the cache. */
-export interface OutputOptions {
-  /**
-   * Logits to return: of no token, of the last one, or of all. Default `last`, or `none` when
-   * `sample` is given.
-   */
-  readonly logits?: LogitsWanted;
-  /** Draws the next token on the device. Default: none is drawn. */
-  readonly sample?: SamplingOptions;
-}
-
-/** Tokens for one sequence. */
-export interface PrefillRequest extends OutputOptions {
-  readonly sequence: Sequence;
-  /** Token ids, at least one. */
-  readonly tokens: ArrayLike<number>;
-}
-
-/** One generated token for one sequence. */
-export interface DecodeRequest extends OutputOptions {
-  readonly sequence: Sequence;
-  /** The token that was drawn last. */
-  readonly token: number;
-}
-
-/** A token and its log-probability. */
-export interface TokenLogprob {
-  readonly token: number;
-  readonly logprob: number;
-}
-
-/** What a request gives. */
-export interface StepResult {
-  /** Logits [rows · vocabSize], one row for `last`, one a token for `all`. */
-  readonly logits?: Float32Array;
-  /** The token drawn, when `sample` was given. */
-  readonly token?: number;
-  /** Log-probability of that token in the distribution of the raw logits. */
-  readonly logprob?: number;
-  /** The most probable tokens of that distribution, most probable first. */
-  readonly topLogprobs?: readonly TokenLogprob[];
-}
-
-/** Limits that a model was loaded with. */
-export interface ModelLimits {
-  readonly maxSequences: number;
-  readonly maxContextTokens: number;
-  readonly maxBatchTokens: number;
-  readonly cacheTokens: number;
-}
-
-/**
- * The memory of a GPU at one moment, as its driver counts it (and `nvidia-smi` shows it): what all
- * models and all processes use.
- */
-export interface DeviceMemory {
-  readonly totalBytes: number;
-  readonly usedBytes: number;
-  /**
-   * The part of `usedBytes` that is not in this model's plan: CUDA's context and the code of the
-   * kernels, half a gigabyte on an H100, and what other models and other processes use.
-   */
-  readonly otherBytes: number;
-  /** What one more model may take: what is free, but for what CUDA takes while a model runs. */
-  readonly availableBytes: number;
-}
-
-/** What a model is, where it runs and what it holds. */
-export interface ModelInfo {
-  readonly path: string;
-  readonly device: DeviceInfo;
-  readonly dtype: ModelDtype;
-  readonly parameters: number;
-  readonly config: HymbaConfig;
-  readonly limits: ModelLimits;
-  readonly memory: MemoryPlan;
-  /** Of the GPU; undefined on the CPU. */
-  readonly deviceMemory: DeviceMemory | undefined;
-  readonly cache: CacheUsage;
-}
 
 /**
  * A loaded Hymba model.
@@ -219,21 +134,11 @@ export class HymbaModel implements SequenceOwner {
       config: this.config,
       limits: this.limits,
       memory: this.#memory,
-      deviceMemory: this.#deviceMemory(),
+      deviceMemory: deviceMemory(
+        callNative(() => this.#native.room()),
+        this.#memory.totalBytes,
+      ),
       cache: callNative(() => this.#native.usage()),
-    };
-  }
-
-  #deviceMemory(): DeviceMemory | undefined {
-    const room = callNative(() => this.#native.room());
-    if (room === null) return undefined;
-    const { totalBytes, freeBytes, availableBytes } = room;
-    const usedBytes = totalBytes - freeBytes;
-    return {
-      totalBytes,
-      usedBytes,
-      otherBytes: usedBytes - this.#memory.totalBytes,
-      availableBytes,
     };
   }
 
@@ -317,10 +222,7 @@ export class HymbaModel implements SequenceOwner {
     requests: readonly PrefillRequest[],
     options: RunOptions = {},
   ): Promise<StepResult[]> {
-    const work = this.#work(requests, false, (request, where) =>
-      checkTokens(`${where}.tokens`, (request as PrefillRequest).tokens, this.config.vocabSize),
-    );
-    return this.#run(work, options);
+    return this.#run(this.#prefillWork(requests), options);
   }
 
   /**
@@ -332,10 +234,7 @@ export class HymbaModel implements SequenceOwner {
     requests: readonly DecodeRequest[],
     options: RunOptions = {},
   ): Promise<StepResult[]> {
-    const work = this.#work(requests, true, (request, where) =>
-      checkTokens(`${where}.token`, [(request as DecodeRequest).token], this.config.vocabSize),
-    );
-    return this.#run(work, options);
+    return this.#run(this.#decodeWork(requests), options);
   }
 
   /**
@@ -396,9 +295,7 @@ export class HymbaModel implements SequenceOwner {
     count: number,
     { ahead, signal }: { readonly ahead: boolean; readonly signal?: AbortSignal | undefined },
   ): AsyncGenerator<StepResult[], void, undefined> {
-    const work = this.#work(requests, true, (request, where) =>
-      checkTokens(`${where}.token`, [(request as DecodeRequest).token], this.config.vocabSize),
-    );
+    const work = this.#decodeWork(requests);
     const stepsInFlight = ahead && this.#device.kind === "cuda" ? 2 : 1;
     return toStepResults(this.#runner.draw(work, count, stepsInFlight, { signal }));
   }
@@ -428,38 +325,22 @@ export class HymbaModel implements SequenceOwner {
     if (this.disposed) throw new HymbaError("ERR_DISPOSED", "the model was disposed");
   }
 
-  #work(
-    requests: readonly (PrefillRequest | DecodeRequest)[],
-    generated: boolean,
-    tokensOf: (request: PrefillRequest | DecodeRequest, where: string) => Int32Array,
-  ): SpanWork[] {
+  #prefillWork(requests: readonly PrefillRequest[]): SpanWork[] {
     this.#checkLive();
-    if (!Array.isArray(requests)) {
-      throw new TypeError(`requests must be an array, got ${show(requests)}`);
-    }
-    return requests.map((request: PrefillRequest | DecodeRequest, index): SpanWork => {
-      const where = `requests[${index}]`;
-      checkObject(where, request);
-      const { sequence, sample } = request;
-      if (!(sequence instanceof Sequence)) {
-        throw new TypeError(`${where}.sequence must be a Sequence, got ${show(sequence)}`);
-      }
-      if (!sequence.belongsTo(this)) {
-        throw new HymbaError("ERR_INVALID_ARGUMENT", `${where}.sequence is of another model`);
-      }
-      const logits = request.logits ?? (sample === undefined ? "last" : "none");
-      return {
-        sequence,
-        tokens: tokensOf(request, where),
-        generated,
-        logits: checkChoice(`${where}.logits`, logits, ["none", "last", "all"]),
-        sampling:
-          sample === undefined
-            ? null
-            : normalizeSampling(sample, this.config.vocabSize, `${where}.sample`),
-        targets: null,
-      };
-    });
+    const { vocabSize } = this.config;
+    return toSpanWork(this, vocabSize, requests, ({ tokens }, where) => ({
+      tokens: checkTokens(`${where}.tokens`, tokens, vocabSize),
+      generated: false,
+    }));
+  }
+
+  #decodeWork(requests: readonly DecodeRequest[]): SpanWork[] {
+    this.#checkLive();
+    const { vocabSize } = this.config;
+    return toSpanWork(this, vocabSize, requests, ({ token }, where) => ({
+      tokens: checkTokens(`${where}.token`, [token], vocabSize),
+      generated: true,
+    }));
   }
 
   async #run(work: readonly SpanWork[], options: RunOptions): Promise<StepResult[]> {
@@ -472,23 +353,6 @@ function checkRunOptions(options: RunOptions): void {
   checkObject("options", options);
   checkSignal("options.signal", options.signal);
   checkCallback("options.onProgress", options.onProgress);
-}
-
-async function* toStepResults(
-  steps: AsyncGenerator<NativeSpanResult[], void, undefined>,
-): AsyncGenerator<StepResult[], void, undefined> {
-  for await (const results of steps) yield results.map(toStepResult);
-}
-
-function toStepResult({ logits, token, logprob, topTokens, topLogprobs }: NativeSpanResult) {
-  return {
-    ...(logits !== undefined && { logits }),
-    ...(token !== undefined && { token, logprob: logprob! }),
-    ...(topTokens !== undefined &&
-      topTokens.length > 0 && {
-        topLogprobs: Array.from(topTokens, (id, i) => ({ token: id, logprob: topLogprobs![i]! })),
-      }),
-  };
 }
 
 function planMemory(checkpoint: Checkpoint, options: MemoryOptions): MemoryPlan {

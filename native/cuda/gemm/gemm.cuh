@@ -46,7 +46,7 @@ void packed_gemm(const char* stage, const TensorView& in, const Matrix& weight,
                         .cols = operands.cols};
 #ifdef HYMBA_WITH_SM90
   if constexpr (hopper::kHasKernels<Epilogue>)
-    if (context.device->compute_major == 9 && hopper::fits(shape))
+    if (context.device->takes_sm90_kernels && hopper::fits(shape))
       return hopper::hopper_gemm(stage, operands, shape, epilogue, context);
 #endif
   switch (select_variant(shape, context.device->num_sms)) {

@@ -3,6 +3,7 @@
 #include <cuda_runtime.h>
 
 #include <array>
+#include <cstdlib>
 
 #include "cuda/runtime/device_room.h"
 
@@ -56,6 +57,8 @@ DeviceInfo probe_device(int device) {
     info.compute_major = properties.major;
     info.compute_minor = properties.minor;
     info.num_sms = properties.multiProcessorCount;
+    info.takes_sm90_kernels = info.compute_major == 9 && info.compute_minor == 0 &&
+                              std::getenv("HYMBA_PORTABLE_KERNELS") == nullptr;
     info.memory_bytes = properties.totalGlobalMem;
     error = cudaSetDevice(device);
   }

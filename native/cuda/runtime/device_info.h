@@ -13,6 +13,8 @@ struct DeviceInfo {
   int compute_major = 0;
   int compute_minor = 0;
   int num_sms = 0;
+  // Whether it runs what is compiled for sm_90a, unless HYMBA_PORTABLE_KERNELS is set.
+  bool takes_sm90_kernels = false;
   uint64_t memory_bytes = 0;
   uint64_t available_bytes = 0;  // what a model may take at this moment
   // Whether a kernel of this build ran there and wrote what it should; empty when it did, else the

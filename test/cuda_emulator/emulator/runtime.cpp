@@ -154,6 +154,9 @@ cudaError_t enqueue_grid(const cudaLaunchConfig_t& config, Grid grid) {
       refuse(cudaErrorInvalidConfiguration,
              "launch of " + symbol_name(grid.kernel) + ": " + problem);
     };
+    for (unsigned i = 0; i < config.numAttrs; ++i)
+      if (config.attrs[i].id == cudaLaunchAttributeClusterDimension)
+        refuse_launch("clusters are not emulated");
     const auto text = [](const dim3& v) {
       return std::to_string(v.x) + " x " + std::to_string(v.y) + " x " + std::to_string(v.z);
     };

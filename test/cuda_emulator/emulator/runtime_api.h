@@ -42,11 +42,15 @@ enum cudaDeviceAttr {
 };
 enum cudaLaunchAttributeID {
   cudaLaunchAttributeIgnore = 0,
+  cudaLaunchAttributeClusterDimension = 4,
   cudaLaunchAttributeProgrammaticStreamSerialization = 6,
 };
 struct cudaLaunchAttribute {
   cudaLaunchAttributeID id = cudaLaunchAttributeIgnore;
   union {
+    struct {
+      unsigned x, y, z;
+    } clusterDim;
     int programmaticStreamSerializationAllowed;
   } val{};
 };

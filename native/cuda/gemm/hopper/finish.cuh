@@ -81,7 +81,7 @@ __device__ __forceinline__ void finish_sums(const float (&sums)[kGroups][4], int
           uint32_t chunks[kChunkGroups];
 #pragma unroll
           for (int j = 0; j < kChunkGroups; ++j) {
-            const int own = (i + j) % kAtOnce;
+            const int own = (i + j) % kAtOnce;  // i + j, which the compiler cannot know to be below
             const float2 pair = value(first + own, addends[own]);
             chunks[j] = pack_bf16x2(pair.x, pair.y);
           }

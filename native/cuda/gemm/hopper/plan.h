@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "core/dtype.h"
 #include "cuda/gemm/select.h"
 #include "cuda/packed_matrix.h"
 
@@ -30,9 +31,10 @@ inline constexpr int64_t kMaxSplitRows = 256;
 
 // Rows of activations that the few-rows kernel takes. Beyond, its warps read the weights from
 // shared memory more often than a warpgroup's instructions do; where the columns are split it has
-// few.
+// few. It keeps all columns of a block's rows in shared memory, which must leave room for weights.
 inline constexpr int kMaxFewRows = 8;
 inline constexpr int kMaxFewRowsSplit = 32;
+inline constexpr int64_t kMaxFewRowsBytes = 48 * 1024;
 
 // Groups of 8 rows of the matrix that a block takes at a time, at most.
 inline constexpr int kFewRowsSplitGroups = 13;
@@ -40,14 +42,7 @@ inline constexpr int kManyRowsSplitGroups = 7;
 inline constexpr int kNarrowGroups = 12;
 inline constexpr int kWideGroups = 32;
 
-// Whether the columns are split: a matrix of fewer rows has not enough groups for every
-// multiprocessor to copy its weights in large pieces, and columns enough to share.
-constexpr bool splits_columns(const GemmShape& shape, bool paired) {
-  constexpr int64_t kGroupsForAll = 400;
-  constexpr int64_t kMinBlocks = 4 * kSegments;
-  return !paired && shape.rows <= kMaxSplitRows && shape.packed_rows / kBlockRows < kGroupsForAll &&
-         shape.packed_rows / kBlockRows >= 64 && packed_cols(shape.cols) / kBlockCols >= kMinBlocks;
-}
+HYMBA_HD constexpr int64_t ceil_of(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // What Hopper's kernels are for. Bulk copies take pieces of 16 bytes; and few rows of the matrix,
 // or few columns, give their large tiles too little to do.
@@ -56,6 +51,15 @@ constexpr bool fits(const GemmShape& shape) {
   constexpr int64_t kMinCols = 256;
   return shape.cols % 8 == 0 && shape.cols >= kMinCols &&
          shape.packed_rows / kBlockRows >= kMinGroups;
+}
+
+// Whether the columns are split: a matrix of fewer rows has not enough groups for every
+// multiprocessor to copy its weights in large pieces, and columns enough to share.
+constexpr bool splits_columns(const GemmShape& shape, bool paired) {
+  constexpr int64_t kGroupsForAll = 400;
+  constexpr int64_t kMinBlocks = 4 * kSegments;
+  return !paired && shape.rows <= kMaxSplitRows && shape.packed_rows / kBlockRows < kGroupsForAll &&
+         packed_cols(shape.cols) / kBlockCols >= kMinBlocks;
 }
 
 // A block of a cluster finishes 2^split_shift of so many pairs of columns: its part, or more.
@@ -77,15 +81,15 @@ struct Tiling {
   int split = 1;           // blocks that share the columns
 };
 
-HYMBA_HD constexpr int64_t ceil_of(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 // `paired` matrices are tiled by units of two groups.
 constexpr Tiling plan_tiling(const GemmShape& shape, bool paired, int num_sms) {
   const int64_t groups = shape.packed_rows / kBlockRows;
   const int64_t granule = paired ? 2 : 1;
   const int64_t granules = groups / granule;
   const bool is_split = splits_columns(shape, paired);
-  const bool few_rows = shape.rows <= (is_split ? kMaxFewRowsSplit : kMaxFewRows);
+  const int64_t block_cols = ceil_of(shape.cols, is_split ? kFewRowsSplit : 1);
+  const bool few_rows = shape.rows <= (is_split ? kMaxFewRowsSplit : kMaxFewRows) &&
+                        shape.rows * block_cols * int64_t{sizeof(BFloat16)} <= kMaxFewRowsBytes;
   Tiling plan;
   plan.row_warpgroups = few_rows ? 0 : shape.rows <= 64 ? 1 : 2;
   if (!few_rows) plan.row_tiles = static_cast<int>(ceil_of(shape.rows, 64 * plan.row_warpgroups));
@@ -127,6 +131,8 @@ static_assert(plan_tiling({1, 8960, 1600}, false, 132).tiles == 132);
 static_assert(plan_tiling({1, 8960, 1600}, false, 132).groups == kNarrowGroups);
 static_assert(plan_tiling({64, 11008, 1600}, true, 132).row_warpgroups == 1);
 static_assert(plan_tiling({1, 1600, 3200}, false, 132).tiles == 16);
+static_assert(plan_tiling({32, 1600, 5504}, false, 132).row_warpgroups == 0);
+static_assert(plan_tiling({8, 4096, 14336}, false, 132).row_warpgroups == 1);
 static_assert(plan_tiling({64, 1600, 3200}, false, 132).tiles == 33);
 static_assert(plan_tiling({1, 32016, 1600}, false, 132).tiles == 132);
 static_assert(plan_tiling({128, 32016, 1600}, false, 132).groups == kWideGroups);

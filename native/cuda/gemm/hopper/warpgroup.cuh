@@ -3,7 +3,8 @@
 // Mapping   Tiles of 64 rows of activations a warpgroup by up to kGroups groups of 8 rows of the
 //           matrix, dealt out to blocks that stay. One more warp copies: weights as they lie,
 //           activations by a tensor map, which swizzles them and fills up with zeroes.
-//           Split: a cluster of two blocks shares a tile, half of the columns each.
+//           Split: a cluster of four blocks shares a tile, a quarter of the columns each, in two
+//           segments.
 // Shared    A ring of stages of 64 columns: rows of activations and the weights of a tile; in
 //           their place, the sums of a split tile.
 // Numerics  As few_rows.cuh: the same bits.

@@ -1,9 +1,8 @@
-#include "cuda/gemm/hopper/tensor_map.h"
-
 #include <cudaTypedefs.h>
 #include <cuda_runtime.h>
 
 #include "core/error.h"
+#include "cuda/gemm/hopper/tensor_map.h"
 #include "cuda/runtime/check.h"
 
 namespace hymba::cuda::hopper {
