@@ -83,6 +83,7 @@ describe("scales", () => {
     expect(powersOfTwo([8])).toEqual([8, 16]);
     expect(oneTwoFive([314, 33_000])).toEqual([200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000]);
     expect(oneTwoFive([100, 900])).toEqual([100, 200, 500, 1000]);
+    expect(oneTwoFive([1000])).toEqual([1000, 2000]);
     expect(fromZero([42_000, 255_000])).toEqual([0, 5e4, 1e5, 1.5e5, 2e5, 2.5e5, 3e5]);
     expect(fromZero([100])).toEqual([0, 20, 40, 60, 80, 100]);
     fc.assert(

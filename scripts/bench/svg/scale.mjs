@@ -23,7 +23,7 @@ export function powersOfTwo(values) {
   return Array.from({ length: last - first + 1 }, (_, i) => 2 ** (first + i));
 }
 
-/** The numbers 1, 2, 5, 10, 20, … around some values. @param {readonly number[]} values @returns {number[]} */
+/** The numbers 1, 2, 5, 10, 20, … around some values, at least two. @param {readonly number[]} values @returns {number[]} */
 export function oneTwoFive(values) {
   const [low, high] = [Math.min(...values), Math.max(...values)];
   const decades = [Math.floor(Math.log10(low)), Math.floor(Math.log10(high))];
@@ -34,7 +34,10 @@ export function oneTwoFive(values) {
   }
   steps.push(10 ** ((decades[1] ?? 0) + 1));
   const first = steps.findLastIndex((step) => step <= low);
-  const last = steps.findIndex((step) => step >= high);
+  const last = Math.max(
+    steps.findIndex((step) => step >= high),
+    first + 1,
+  );
   return steps.slice(first, last + 1);
 }
 
