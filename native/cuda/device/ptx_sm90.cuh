@@ -136,7 +136,7 @@ __device__ void multiply_async(float (&d)[kCols / 2], uint64_t a, uint64_t b);
 #define HYMBA_D8(i) HYMBA_D4(i), HYMBA_D4(i + 4)
 #define HYMBA_D16(i) HYMBA_D8(i), HYMBA_D8(i + 8)
 #define HYMBA_D32(i) HYMBA_D16(i), HYMBA_D16(i + 16)
-// `sums` and `outputs` name the accumulators; a and b are the two operands after them.
+// `sums` and the arguments at the end name the accumulators; a and b are the operands after them.
 #define HYMBA_WGMMA(cols, sums, a_operand, b_operand, ...)                              \
   template <>                                                                           \
   __device__ __forceinline__ void multiply_async<cols>(float(&d)[cols / 2], uint64_t a, \

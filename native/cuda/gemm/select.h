@@ -56,7 +56,7 @@ constexpr int split_warps(int64_t cols) {
 
 namespace internal {
 
-constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+HYMBA_HD constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 constexpr GemmVariant select_skinny(const GemmShape& shape, int64_t num_sms) {
   // Activations are read again by every tile of the matrix: with more of them, wide tiles.

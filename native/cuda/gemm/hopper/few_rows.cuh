@@ -31,15 +31,14 @@ struct FewRowsConfig {
   static constexpr bool kIsSplit = kIsSplit_;
   static constexpr int kWarps = 8;
   static constexpr int kThreads = (kWarps + 1) * kWarp;
-  static constexpr int kGroups = kWarps * kGroupsPerWarp;
   static constexpr int kParts = kIsSplit ? kFewRowsSplit : 1;  // blocks that share the columns
 
   HYMBA_HD static constexpr int row_bytes(int blocks) {
-    return static_cast<int>(ceil_of(blocks, kParts)) * kBlockCols * 2 + 16;
+    return static_cast<int>(ceil_div(blocks, kParts)) * kBlockCols * 2 + 16;
   }
   // Of the rows of activations, and of the sums of a split tile.
   HYMBA_HD static constexpr int rows_bytes(int rows, int blocks) {
-    return static_cast<int>(ceil_of(rows * row_bytes(blocks), 128) * 128);
+    return static_cast<int>(ceil_div(rows * row_bytes(blocks), 128) * 128);
   }
   HYMBA_HD static constexpr int fixed_bytes(int rows, int blocks) {
     return rows_bytes(rows, blocks) +
@@ -54,7 +53,7 @@ __global__ void __launch_bounds__(Config::kThreads, 2)
   constexpr int kRowTiles = Config::kRowTiles;
   constexpr int kSumGroups = Config::kGroupsPerWarp;
 
-  const int rank = Config::kIsSplit ? blockIdx.x % Config::kParts : 0;
+  const int rank = blockIdx.x % Config::kParts;
   const int worker = blockIdx.x / Config::kParts;
   const int num_workers = gridDim.x / Config::kParts;
   const int begin = first_block(rank, Config::kParts, operands.blocks);

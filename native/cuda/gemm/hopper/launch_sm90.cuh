@@ -27,11 +27,11 @@ template <typename Config, typename Epilogue>
 void launch_few_rows(const char* stage, const PackedOperands& operands, const Tiling& tiling,
                      const Epilogue& epilogue, const LaunchContext& context) {
   const int64_t granule = Epilogue::kPaired ? 2 : 1;
-  const int stage_bytes = static_cast<int>(ceil_of(operands.groups / granule, tiling.tiles) *
+  const int stage_bytes = static_cast<int>(ceil_div(operands.groups / granule, tiling.tiles) *
                                            granule * kBlockElements * sizeof(BFloat16));
   const int fixed_bytes = Config::fixed_bytes(operands.rows, operands.blocks);
   const int stages =
-      count_stages(fixed_bytes, stage_bytes, ceil_of(operands.blocks, Config::kParts));
+      count_stages(fixed_bytes, stage_bytes, ceil_div(operands.blocks, Config::kParts));
   const int workers = std::min(context.device->num_sms / Config::kParts, tiling.tiles);
   launch_clusters(stage, context, few_rows_gemm_kernel<Config, Epilogue>, Config::kParts,
                   dim3(workers * Config::kParts), dim3(Config::kThreads),

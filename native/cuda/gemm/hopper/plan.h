@@ -42,7 +42,7 @@ inline constexpr int kManyRowsSplitGroups = 7;
 inline constexpr int kNarrowGroups = 12;
 inline constexpr int kWideGroups = 32;
 
-HYMBA_HD constexpr int64_t ceil_of(int64_t a, int64_t b) { return (a + b - 1) / b; }
+using internal::ceil_div;
 
 // What Hopper's kernels are for. Bulk copies take pieces of 16 bytes; and few rows of the matrix,
 // or few columns, give their large tiles too little to do.
@@ -87,26 +87,26 @@ constexpr Tiling plan_tiling(const GemmShape& shape, bool paired, int num_sms) {
   const int64_t granule = paired ? 2 : 1;
   const int64_t granules = groups / granule;
   const bool is_split = splits_columns(shape, paired);
-  const int64_t block_cols = ceil_of(shape.cols, is_split ? kFewRowsSplit : 1);
+  const int64_t block_cols = ceil_div(shape.cols, is_split ? kFewRowsSplit : 1);
   const bool few_rows = shape.rows <= (is_split ? kMaxFewRowsSplit : kMaxFewRows) &&
                         shape.rows * block_cols * int64_t{sizeof(BFloat16)} <= kMaxFewRowsBytes;
   Tiling plan;
   plan.row_warpgroups = few_rows ? 0 : shape.rows <= 64 ? 1 : 2;
-  if (!few_rows) plan.row_tiles = static_cast<int>(ceil_of(shape.rows, 64 * plan.row_warpgroups));
+  if (!few_rows) plan.row_tiles = static_cast<int>(ceil_div(shape.rows, 64 * plan.row_warpgroups));
   if (is_split) plan.split = few_rows ? kFewRowsSplit : kManyRowsSplit;
 
   const int64_t workers = num_sms / plan.split;
   if (is_split)
     plan.groups = few_rows ? kFewRowsSplitGroups : kManyRowsSplitGroups;
-  else if (plan.row_tiles > 1 || ceil_of(granules, workers) * granule > kNarrowGroups)
+  else if (plan.row_tiles > 1 || ceil_div(granules, workers) * granule > kNarrowGroups)
     plan.groups = kWideGroups;
   else
     plan.groups = kNarrowGroups;
 
   // With one tile of rows, tiles of equal size for everyone.
-  const int64_t fewest = ceil_of(granules, plan.groups / granule);
+  const int64_t fewest = ceil_div(granules, plan.groups / granule);
   plan.tiles = static_cast<int>(
-      plan.row_tiles > 1 ? fewest : std::min(granules, ceil_of(fewest, workers) * workers));
+      plan.row_tiles > 1 ? fewest : std::min(granules, ceil_div(fewest, workers) * workers));
   return plan;
 }
 
