@@ -291,6 +291,9 @@ class CudaBackend final : public Backend {
       Backend::run(args);
   }
   void run(const FuseHeadsArgs& args) override { cuda::fuse_heads(args, context()); }
+  void run(const NormedProductArgs& args) override {
+    if (!cuda::normed_product(args, context())) Backend::run(args);
+  }
   void run(const CountTokensArgs& args) override { cuda::count_tokens(args, context()); }
   void run(const SampleArgs& args) override { cuda::sample(args, context()); }
   void run(const TokenLogprobsArgs& args) override { cuda::token_logprobs(args, context()); }

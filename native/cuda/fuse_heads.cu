@@ -50,13 +50,10 @@ __global__ void __launch_bounds__(kMaxTeamThreads)
     }
     float fused[kRowChunk];
 #pragma unroll
-    for (int j = 0; j < kRowChunk; ++j) {
-      const float normed_attention =
-          element(attention_weights.chunks[i], j) * (element(a.chunks[i], j) * a_scale);
-      const float normed_mamba =
-          element(mamba_weights.chunks[i], j) * (element(m.chunks[i], j) * m_scale);
-      fused[j] = 0.5f * (normed_attention + normed_mamba);
-    }
+    for (int j = 0; j < kRowChunk; ++j)
+      fused[j] = fused_value(
+          normed_value(element(attention_weights.chunks[i], j), element(a.chunks[i], j), a_scale),
+          normed_value(element(mamba_weights.chunks[i], j), element(m.chunks[i], j), m_scale));
     store_values(out[row] + row_element(i), fused, present - row_element(i), aligned);
   }
 }

@@ -42,7 +42,7 @@ __global__ void __launch_bounds__(kMaxTeamThreads)
     float normed[kRowChunk];
 #pragma unroll
     for (int j = 0; j < kRowChunk; ++j)
-      normed[j] = element(weights.chunks[i], j) * (element(values.chunks[i], j) * scale);
+      normed[j] = normed_value(element(weights.chunks[i], j), element(values.chunks[i], j), scale);
     store_values(out[row] + row_element(i), normed, present - row_element(i), aligned);
   }
 }

@@ -18,6 +18,8 @@ void x_proj(const XProjArgs& args, const LaunchContext& context);
 void dt_proj(const DtProjArgs& args, const LaunchContext& context);
 void selective_scan(const SelectiveScanArgs& args, const LaunchContext& context);
 void fuse_heads(const FuseHeadsArgs& args, const LaunchContext& context);
+// Whether one launch did it; else the two stages one after the other can.
+bool normed_product(const NormedProductArgs& args, const LaunchContext& context);
 void count_tokens(const CountTokensArgs& args, const LaunchContext& context);
 void sample(const SampleArgs& args, const LaunchContext& context);
 void token_logprobs(const TokenLogprobsArgs& args, const LaunchContext& context);

@@ -37,21 +37,36 @@ class LayerPass {
     if (probe_ != nullptr) probe_->record(layer_, name, view);
   }
 
+  RmsNormArgs residual_norm(const TensorView& weight) const {
+    return {.in = rows(workspace_.residual),
+            .weight = weight,
+            .epsilon = config_.rms_norm_eps,
+            .out = rows(workspace_.normed)};
+  }
+
+  // What comes between the norm and its product is there to be recorded only when they run one by
+  // one.
+  void multiply_normed(const char* name, const auto& norm, const auto& product) {
+    if (probe_ == nullptr) return backend_.normed_product({.norm = norm, .product = product});
+    run(norm);
+    record(name, norm.out);
+    run(product);
+  }
+  void run(const RmsNormArgs& args) { backend_.rms_norm(args); }
+  void run(const FuseHeadsArgs& args) { backend_.fuse_heads(args); }
+  void run(const LinearArgs& args) { backend_.linear(args); }
+  void run(const GatedLinearArgs& args) { backend_.gated_linear(args); }
+
   // [ q | k | v | u | z ] = rms(x) · in_projᵀ; a consumer has neither k nor v.
   void project_in() {
     record("in", rows(workspace_.residual));
-    backend_.rms_norm({.in = rows(workspace_.residual),
-                       .weight = weights_.input_norm,
-                       .epsilon = config_.rms_norm_eps,
-                       .out = rows(workspace_.normed)});
-    record("normed", rows(workspace_.normed));
-
     const TensorView projected =
         rows(workspace_.projected).slice_columns(0, config_.in_proj_rows(layer_));
-    backend_.linear({.in = rows(workspace_.normed),
-                     .weight = weights_.in_proj,
-                     .bias = weights_.in_proj_bias,
-                     .out = projected});
+    multiply_normed("normed", residual_norm(weights_.input_norm),
+                    LinearArgs{.in = rows(workspace_.normed),
+                               .weight = weights_.in_proj,
+                               .bias = weights_.in_proj_bias,
+                               .out = projected});
     record("in_proj", projected);
 
     int64_t column = 0;
@@ -167,31 +182,28 @@ class LayerPass {
 
   // x ← x + (rms(attention) + rms(mamba)) / 2 · out_projᵀ
   void fuse() {
-    backend_.fuse_heads({.attention = rows(workspace_.attention),
-                         .mamba = rows(workspace_.mamba),
-                         .attention_weight = weights_.attention_norm,
-                         .mamba_weight = weights_.mamba_norm,
-                         .epsilon = config_.rms_norm_eps,
-                         .out = rows(workspace_.fused)});
-    record("fused_heads", rows(workspace_.fused));
-    backend_.linear({.in = rows(workspace_.fused),
-                     .weight = weights_.out_proj,
-                     .bias = weights_.out_proj_bias,
-                     .out = rows(workspace_.residual),
-                     .accumulate = true});
+    multiply_normed("fused_heads",
+                    FuseHeadsArgs{.attention = rows(workspace_.attention),
+                                  .mamba = rows(workspace_.mamba),
+                                  .attention_weight = weights_.attention_norm,
+                                  .mamba_weight = weights_.mamba_norm,
+                                  .epsilon = config_.rms_norm_eps,
+                                  .out = rows(workspace_.fused)},
+                    LinearArgs{.in = rows(workspace_.fused),
+                               .weight = weights_.out_proj,
+                               .bias = weights_.out_proj_bias,
+                               .out = rows(workspace_.residual),
+                               .accumulate = true});
     record("after_heads", rows(workspace_.residual));
   }
 
   // x ← x + (silu(g · gateᵀ) ⊙ (g · upᵀ)) · downᵀ, g = rms(x)
   void mlp() {
-    backend_.rms_norm({.in = rows(workspace_.residual),
-                       .weight = weights_.mlp_norm,
-                       .epsilon = config_.rms_norm_eps,
-                       .out = rows(workspace_.normed)});
-    backend_.gated_linear({.in = rows(workspace_.normed),
-                           .weight = weights_.gate_up,
-                           .activation = config_.mlp_activation,
-                           .out = rows(workspace_.mlp)});
+    multiply_normed("mlp_normed", residual_norm(weights_.mlp_norm),
+                    GatedLinearArgs{.in = rows(workspace_.normed),
+                                    .weight = weights_.gate_up,
+                                    .activation = config_.mlp_activation,
+                                    .out = rows(workspace_.mlp)});
     backend_.linear({.in = rows(workspace_.mlp),
                      .weight = weights_.down,
                      .bias = {},
@@ -238,12 +250,13 @@ TensorView forward_logits(const ForwardContext& context, int64_t num_tokens,
   const TensorView logits = w.logits.slice_rows(0, num_rows);
   context.backend.gather_rows(
       {.in = w.residual.slice_rows(0, num_tokens), .rows = rows, .out = picked});
-  context.backend.rms_norm({.in = picked,
-                            .weight = context.weights.final_norm,
-                            .epsilon = context.config.rms_norm_eps,
-                            .out = normed});
-  context.backend.linear(
-      {.in = normed, .weight = context.weights.lm_head, .bias = {}, .out = logits});
+  context.backend.normed_product(
+      {.norm = RmsNormArgs{.in = picked,
+                           .weight = context.weights.final_norm,
+                           .epsilon = context.config.rms_norm_eps,
+                           .out = normed},
+       .product =
+           LinearArgs{.in = normed, .weight = context.weights.lm_head, .bias = {}, .out = logits}});
   return logits;
 }
 

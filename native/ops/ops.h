@@ -12,6 +12,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <variant>
 
 #include "core/arena.h"
 #include "core/tensor_view.h"
@@ -183,6 +184,13 @@ struct FuseHeadsArgs {
   TensorView out;  // [T, E] act
 };
 
+// A norm, and the product of what it gives. The same as the two stages in their order, but that
+// nothing is promised of the norm's output: a backend may keep it to itself.
+struct NormedProductArgs {
+  std::variant<RmsNormArgs, FuseHeadsArgs> norm;
+  std::variant<LinearArgs, GatedLinearArgs> product;
+};
+
 // token_ids[s] ← last_tokens[state_slot[s]] wherever it is kSampledToken: the token that was drawn
 // for the sequence last, which the host need not have seen yet. One token a span in such a step.
 inline constexpr int32_t kSampledToken = INT32_MIN;
@@ -293,6 +301,7 @@ class Backend {
   void selective_scan(const SelectiveScanArgs& args);
   void hybrid_heads(const HybridHeadsArgs& args);
   void fuse_heads(const FuseHeadsArgs& args);
+  void normed_product(const NormedProductArgs& args);
   void count_tokens(const CountTokensArgs& args);
   void sample(const SampleArgs& args);
   void token_logprobs(const TokenLogprobsArgs& args);
@@ -311,9 +320,10 @@ class Backend {
   virtual void run(const XProjArgs& args) = 0;
   virtual void run(const DtProjArgs& args) = 0;
   virtual void run(const SelectiveScanArgs& args) = 0;
-  // One stage after the other, unless a backend has a shorter way.
-  virtual void run(const HybridHeadsArgs& args);
   virtual void run(const FuseHeadsArgs& args) = 0;
+  // What stands for several stages: one after the other, unless a backend has a shorter way.
+  virtual void run(const HybridHeadsArgs& args);
+  virtual void run(const NormedProductArgs& args);
   virtual void run(const CountTokensArgs& args) = 0;
   virtual void run(const SampleArgs& args) = 0;
   virtual void run(const TokenLogprobsArgs& args) = 0;

@@ -90,7 +90,50 @@ class StageCheck {
   const char* stage_;
 };
 
-// Of the stages that are also parts of hybrid_heads.
+// Of the stages that others stand for.
+
+void check_args(const RmsNormArgs& args) {
+  const StageCheck check("rms_norm");
+  check.shape("in", args.in, {-1, -1});
+  check.act("in", args.in);
+  check.vector("weight", args.weight, args.in.dim(1));
+  check.shape("out", args.out, {args.in.rows(), args.in.dim(1)});
+  check.act("out", args.out);
+}
+
+void check_args(const LinearArgs& args) {
+  const StageCheck check("linear");
+  check.shape("in", args.in, {-1, args.weight.cols});
+  check.act("in", args.in);
+  check.matrix("weight", args.weight, -1, args.in.dim(1));
+  check.that(args.weight.num_blocks == 1, "weight has two blocks: that is gated_linear's");
+  check.shape("out", args.out, {args.in.rows(), args.weight.rows});
+  check.act("out", args.out);
+  if (!args.bias.empty()) check.vector("bias", args.bias, args.weight.rows);
+  check.that(!args.accumulate || args.out.dtype() == DType::kF32, "accumulates into F32 only");
+}
+
+void check_args(const GatedLinearArgs& args) {
+  const StageCheck check("gated_linear");
+  check.shape("in", args.in, {-1, args.weight.cols});
+  check.act("in", args.in);
+  check.that(args.weight.num_blocks == (args.activation == MlpActivation::kSilu ? 2 : 1),
+             "silu needs gate and up, relu2 only up");
+  check.shape("out", args.out, {args.in.rows(), args.weight.rows});
+  check.act("out", args.out);
+}
+
+void check_args(const FuseHeadsArgs& args) {
+  const StageCheck check("fuse_heads");
+  check.shape("attention", args.attention, {-1, -1});
+  const int64_t width = args.attention.dim(1);
+  check.shape("mamba", args.mamba, {args.attention.rows(), width});
+  check.shape("out", args.out, {args.attention.rows(), width});
+  check.dtype("mamba", args.mamba, args.attention.dtype());
+  check.dtype("out", args.out, args.attention.dtype());
+  check.vector("attention_weight", args.attention_weight, width);
+  check.vector("mamba_weight", args.mamba_weight, width);
+}
 
 void check_args(const RotaryKvWriteArgs& args) {
   const StageCheck check("rotary_kv_write");
@@ -231,6 +274,20 @@ void check_args(const HybridHeadsArgs& args) {
              "dt, B and C are not the parts of x_proj's output");
 }
 
+void check_args(const NormedProductArgs& args) {
+  const auto output = [](const auto& norm) {
+    check_args(norm);
+    return norm.out;
+  };
+  const auto input = [](const auto& product) {
+    check_args(product);
+    return product.in;
+  };
+  const StageCheck check("normed_product");
+  check.that(same_view(std::visit(output, args.norm), std::visit(input, args.product)),
+             "the product's input is not the norm's output");
+}
+
 }  // namespace
 
 void Backend::embed_tokens(const EmbedTokensArgs& args) {
@@ -251,36 +308,17 @@ void Backend::gather_rows(const GatherRowsArgs& args) {
 }
 
 void Backend::rms_norm(const RmsNormArgs& args) {
-  const StageCheck check("rms_norm");
-  check.shape("in", args.in, {-1, -1});
-  check.act("in", args.in);
-  check.vector("weight", args.weight, args.in.dim(1));
-  check.shape("out", args.out, {args.in.rows(), args.in.dim(1)});
-  check.act("out", args.out);
+  check_args(args);
   run(args);
 }
 
 void Backend::linear(const LinearArgs& args) {
-  const StageCheck check("linear");
-  check.shape("in", args.in, {-1, args.weight.cols});
-  check.act("in", args.in);
-  check.matrix("weight", args.weight, -1, args.in.dim(1));
-  check.that(args.weight.num_blocks == 1, "weight has two blocks: that is gated_linear's");
-  check.shape("out", args.out, {args.in.rows(), args.weight.rows});
-  check.act("out", args.out);
-  if (!args.bias.empty()) check.vector("bias", args.bias, args.weight.rows);
-  check.that(!args.accumulate || args.out.dtype() == DType::kF32, "accumulates into F32 only");
+  check_args(args);
   run(args);
 }
 
 void Backend::gated_linear(const GatedLinearArgs& args) {
-  const StageCheck check("gated_linear");
-  check.shape("in", args.in, {-1, args.weight.cols});
-  check.act("in", args.in);
-  check.that(args.weight.num_blocks == (args.activation == MlpActivation::kSilu ? 2 : 1),
-             "silu needs gate and up, relu2 only up");
-  check.shape("out", args.out, {args.in.rows(), args.weight.rows});
-  check.act("out", args.out);
+  check_args(args);
   run(args);
 }
 
@@ -320,15 +358,12 @@ void Backend::hybrid_heads(const HybridHeadsArgs& args) {
 }
 
 void Backend::fuse_heads(const FuseHeadsArgs& args) {
-  const StageCheck check("fuse_heads");
-  check.shape("attention", args.attention, {-1, -1});
-  const int64_t width = args.attention.dim(1);
-  check.shape("mamba", args.mamba, {args.attention.rows(), width});
-  check.shape("out", args.out, {args.attention.rows(), width});
-  check.dtype("mamba", args.mamba, args.attention.dtype());
-  check.dtype("out", args.out, args.attention.dtype());
-  check.vector("attention_weight", args.attention_weight, width);
-  check.vector("mamba_weight", args.mamba_weight, width);
+  check_args(args);
+  run(args);
+}
+
+void Backend::normed_product(const NormedProductArgs& args) {
+  check_args(args);
   run(args);
 }
 

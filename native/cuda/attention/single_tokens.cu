@@ -43,7 +43,6 @@ struct StoredInputs {
 template <int kHeadDim, int kValueDim>
 __global__ void __launch_bounds__(kAttentionThreads, UnitMemory<kHeadDim, kValueDim>::kBlocksAnSm)
     single_tokens_kernel(UnitParams params, StoredInputs<kHeadDim> inputs) {
-  allow_successor();
   wait_for_predecessor();
   attend_unit<kHeadDim, kValueDim>(params, blockIdx.x, inputs);
 }

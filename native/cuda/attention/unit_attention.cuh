@@ -282,6 +282,8 @@ __device__ __forceinline__ void attend_unit(const UnitParams& params, int block,
   } else {
     inputs.bring(queries, at, group, nullptr);
   }
+  // Not before: what the successor reads ahead would be in the way of all this.
+  allow_successor();
   __syncthreads();
 
   const SharedQueries<1, kRowTile> warp_queries(queries, 0);

@@ -52,6 +52,12 @@ __device__ __forceinline__ void wait_for_phase(Barrier* barrier, uint32_t parity
       : "memory");
 }
 
+// Lets the first kThreads threads of the block, whole warps, wait for each other.
+template <int kThreads>
+__device__ __forceinline__ void sync_threads() {
+  asm volatile("bar.sync 1, %0;" ::"n"(kThreads) : "memory");
+}
+
 // --- Bulk copies to shared memory ----------------------------------------------------------------
 
 // Both addresses and the size in multiples of 16 bytes; the barrier's phase gets the bytes.

@@ -104,4 +104,12 @@ __device__ __forceinline__ float rms_scale(float square_sum, int width, float ep
   return rsqrtf(square_sum / static_cast<float>(width) + epsilon);
 }
 
+// One element, and the mean of two kinds of heads.
+__device__ __forceinline__ float normed_value(float weight, float value, float scale) {
+  return weight * (value * scale);
+}
+__device__ __forceinline__ float fused_value(float attention, float mamba) {
+  return 0.5f * __fadd_rn(attention, mamba);
+}
+
 }  // namespace hymba::cuda

@@ -31,6 +31,20 @@ inline void check_dtype(const char* stage, const char* what, DType actual, DType
          ", but the input's dtype needs ", dtype_name(expected));
 }
 
+inline GemmShape shape_of(const PackedOperands& operands) {
+  return {.rows = operands.rows,
+          .packed_rows = static_cast<int64_t>(operands.groups) * kBlockRows,
+          .cols = operands.cols};
+}
+
+inline const float* bias_of(const LinearArgs& args) {
+  return args.bias.empty() ? nullptr : args.bias.data<float>();
+}
+template <typename T>
+StoreEpilogue<T> linear_epilogue(const LinearArgs& args) {
+  return {PairRows<T>(args.out), bias_of(args), args.accumulate};
+}
+
 // For bf16 activations.
 template <typename Epilogue>
 void packed_gemm(const char* stage, const TensorView& in, const Matrix& weight,
@@ -41,13 +55,11 @@ void packed_gemm(const char* stage, const TensorView& in, const Matrix& weight,
   if (in.rows() == 0) return;
   check_aligned_rows(stage, in);
   const PackedOperands operands(in, weight);
-  const GemmShape shape{.rows = operands.rows,
-                        .packed_rows = static_cast<int64_t>(operands.groups) * kBlockRows,
-                        .cols = operands.cols};
+  const GemmShape shape = shape_of(operands);
 #ifdef HYMBA_WITH_SM90
-  if constexpr (hopper::kHasKernels<Epilogue>)
+  if constexpr (hopper::kHasKernels<hopper::StoredRows, Epilogue>)
     if (context.device->takes_sm90_kernels && hopper::fits(shape))
-      return hopper::hopper_gemm(stage, operands, shape, epilogue, context);
+      return hopper::hopper_gemm(stage, operands, shape, hopper::StoredRows{}, epilogue, context);
 #endif
   switch (select_variant(shape, context.device->num_sms)) {
     case GemmVariant::kSkinny16x16:

@@ -9,13 +9,12 @@
 namespace hymba::cuda {
 
 void linear(const LinearArgs& args, const LaunchContext& context) {
-  const float* bias = args.bias.empty() ? nullptr : args.bias.data<float>();
   // bf16 activations may also give fp32: logits, and what is added to the residual stream.
   if (args.in.dtype() == DType::kBF16 && args.out.dtype() == DType::kF32)
-    packed_gemm("linear", args.in, args.weight,
-                StoreEpilogue<float>{PairRows<float>(args.out), bias, args.accumulate}, context);
+    packed_gemm("linear", args.in, args.weight, linear_epilogue<float>(args), context);
   else
-    gemm<StoreEpilogue>("linear", args.in, args.weight, args.out, context, bias, args.accumulate);
+    gemm<StoreEpilogue>("linear", args.in, args.weight, args.out, context, bias_of(args),
+                        args.accumulate);
 }
 
 }  // namespace hymba::cuda

@@ -93,6 +93,8 @@ __device__ __forceinline__ void project_columns(const SplitXProj& params, int bl
       u + shared_chunk<kSplitTokens>(row, chunk),
       row < num_tokens ? columns.chunk(first_token + row) : zero_chunk<BFloat16, kChunkElements>(),
       kChunkElements, true);
+  // Not before: what the successor reads ahead would be in the way of all this.
+  allow_successor();
   wait_copies<0>();
   __syncthreads();
 

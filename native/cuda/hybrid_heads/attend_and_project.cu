@@ -47,7 +47,6 @@ __global__ void __launch_bounds__(kAttentionThreads, UnitMemory<kHeadDim, kValue
     attend_and_project_kernel(UnitParams units, RotatedInputs<kHeadDim, kValueDim> inputs,
                               int num_projections, SplitXProj projection,
                               ConvolvedColumns columns) {
-  allow_successor();
   const int block = static_cast<int>(blockIdx.x);
   // First, so that adding up their contributions does not come last.
   if (block < num_projections) {

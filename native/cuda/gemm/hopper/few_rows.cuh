@@ -2,7 +2,8 @@
 // Shapes    in [T, K] bf16, K a multiple of 8, rows on multiples of 16 bytes; weight packed.
 // Mapping   A block takes a tile of the matrix: kGroupsPerWarp groups of 8 rows each for its eight
 //           warps, over all columns. Split: a cluster of eight blocks takes one, an eighth of the
-//           columns each. A ninth warp copies.
+//           columns each. A ninth warp copies weights. The activations are brought by the eight
+//           warps (row_inputs.cuh): behind the weights that wait for memory they would come late.
 // Shared    The block's columns of all rows of activations, padded so that the rows of an ldmatrix
 //           lie in different banks; a ring of stages, each a tile's weights of 64 columns; the sums
 //           of a split tile.
@@ -20,6 +21,7 @@
 #include "cuda/gemm/hopper/finish.cuh"
 #include "cuda/gemm/hopper/operands.h"
 #include "cuda/gemm/hopper/ring.cuh"
+#include "cuda/gemm/hopper/row_inputs.cuh"
 
 namespace hymba::cuda::hopper {
 
@@ -30,7 +32,8 @@ struct FewRowsConfig {
   static constexpr int kGroupsPerWarp = kGroupsPerWarp_;
   static constexpr bool kIsSplit = kIsSplit_;
   static constexpr int kWarps = 8;
-  static constexpr int kThreads = (kWarps + 1) * kWarp;
+  static constexpr int kReaders = kWarps * kWarp;
+  static constexpr int kThreads = kReaders + kWarp;
   static constexpr int kParts = kIsSplit ? kFewRowsSplit : 1;  // blocks that share the columns
 
   HYMBA_HD static constexpr int row_bytes(int blocks) {
@@ -46,9 +49,9 @@ struct FewRowsConfig {
   }
 };
 
-template <typename Config, typename Epilogue>
+template <typename Config, typename Input, typename Epilogue>
 __global__ void __launch_bounds__(Config::kThreads, 2)
-    few_rows_gemm_kernel(Operands operands, int stage_bytes, Epilogue epilogue) {
+    few_rows_gemm_kernel(Operands operands, int stage_bytes, Input input, Epilogue epilogue) {
   constexpr int kRows = Config::kRows;
   constexpr int kRowTiles = Config::kRowTiles;
   constexpr int kSumGroups = Config::kGroupsPerWarp;
@@ -61,7 +64,6 @@ __global__ void __launch_bounds__(Config::kThreads, 2)
   const int stages = operands.stages;
 
   __shared__ RingBarriers barriers;
-  __shared__ Barrier rows_arrived;
   // The ring first: its tiles must lie on multiples of 1 KB.
   char* const ring = dynamic_shared<char>();
   char* const rows = ring + stages * stage_bytes;
@@ -70,13 +72,11 @@ __global__ void __launch_bounds__(Config::kThreads, 2)
 
   const int warp = threadIdx.x / kWarp;
   const int lane = threadIdx.x % kWarp;
-  if (threadIdx.x == 0) {
-    init_barrier(&rows_arrived, 1);
-    barriers.init(stages, Config::kWarps);
-  }
+  if (threadIdx.x == 0) barriers.init(stages, Config::kWarps);
   // Columns beyond the last are zeroes in the weights, but 0 · NaN is not.
-  const int valid_bytes = min(operands.cols - begin * kBlockCols, steps * kBlockCols) * 2;
-  for (int i = valid_bytes + threadIdx.x * 4; i < steps * kBlockCols * 2; i += Config::kThreads * 4)
+  const int valid_cols = min(operands.cols - begin * kBlockCols, steps * kBlockCols);
+  for (int i = valid_cols * 2 + threadIdx.x * 4; i < steps * kBlockCols * 2;
+       i += Config::kThreads * 4)
     for (int row = 0; row < operands.rows; ++row)
       *reinterpret_cast<uint32_t*>(rows + row * row_bytes + i) = 0;
   __syncthreads();
@@ -98,25 +98,11 @@ __global__ void __launch_bounds__(Config::kThreads, 2)
 
   if (warp == Config::kWarps) {
     RingPlace place(stages);
-    bool rows_asked_for = false;
-    const auto load_rows = [&] {
-      if (rows_asked_for) return;
-      rows_asked_for = true;
-      wait_for_predecessor();
-      arrive_expecting(&rows_arrived, operands.rows * valid_bytes);
-      for (int row = 0; row < operands.rows; ++row)
-        copy_bulk(rows + row * row_bytes,
-                  operands.in + row * operands.in_stride + begin * kBlockCols, valid_bytes,
-                  &rows_arrived);
-    };
     for (int tile = worker; tile < operands.tiles; tile += num_workers) {
       const TileGroups groups(operands, tile, Epilogue::kPaired);
       if (lane == 0) {
         for (int step = 0; step < steps; ++step) {
-          if (place.reused()) {
-            load_rows();
-            wait_for_phase(&barriers.empty[place.stage()], place.parity() ^ 1);
-          }
+          if (place.reused()) wait_for_phase(&barriers.empty[place.stage()], place.parity() ^ 1);
           Barrier* const full = &barriers.full[place.stage()];
           arrive_expecting(full, groups.bytes());
           copy_bulk(ring + place.stage() * stage_bytes, groups.weights(operands, begin + step),
@@ -126,7 +112,6 @@ __global__ void __launch_bounds__(Config::kThreads, 2)
         // Not before: what the successor reads ahead is to fill the time in which this kernel has
         // nothing more to ask for.
         if (tile + num_workers >= operands.tiles) allow_successor();
-        load_rows();
       }
       __syncwarp();
       if constexpr (Config::kIsSplit) finish_split(tile, groups, [](const auto&) {});
@@ -148,8 +133,9 @@ __global__ void __launch_bounds__(Config::kThreads, 2)
         rows + min(row, operands.rows - 1) * row_bytes + (kRows == 8 ? matrix : matrix / 2) * 16;
   }
 
+  bring_rows<Config::kReaders, Config::kRows>(input, operands, begin * kBlockCols, valid_cols, rows,
+                                              row_bytes, [] { sync_threads<Config::kReaders>(); });
   RingPlace place(stages);
-  wait_for_phase(&rows_arrived, 0);
   for (int tile = worker; tile < operands.tiles; tile += num_workers) {
     const TileGroups groups(operands, tile, Epilogue::kPaired);
     const int own_groups = min(groups.count - own_group, kSumGroups);

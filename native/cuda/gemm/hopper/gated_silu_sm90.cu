@@ -2,7 +2,9 @@
 
 namespace hymba::cuda::hopper {
 
-template void hopper_gemm(const char*, const PackedOperands&, const GemmShape&,
+template void hopper_gemm(const char*, const PackedOperands&, const GemmShape&, const StoredRows&,
+                          const GatedSiluEpilogue<BFloat16>&, const LaunchContext&);
+template void hopper_gemm(const char*, const PackedOperands&, const GemmShape&, const RmsNormRows&,
                           const GatedSiluEpilogue<BFloat16>&, const LaunchContext&);
 
 }  // namespace hymba::cuda::hopper

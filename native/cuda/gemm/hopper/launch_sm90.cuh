@@ -1,4 +1,4 @@
-// Definition of hopper_gemm, for the files that instantiate it.
+// Definitions for the files that instantiate the kernels.
 #pragma once
 
 #include <algorithm>
@@ -23,9 +23,9 @@ inline int count_stages(int fixed_bytes, int stage_bytes, int64_t steps) {
   return static_cast<int>(std::min<int64_t>({stages, steps, kMaxStages}));
 }
 
-template <typename Config, typename Epilogue>
+template <typename Config, typename Input, typename Epilogue>
 void launch_few_rows(const char* stage, const PackedOperands& operands, const Tiling& tiling,
-                     const Epilogue& epilogue, const LaunchContext& context) {
+                     const Input& input, const Epilogue& epilogue, const LaunchContext& context) {
   const int64_t granule = Epilogue::kPaired ? 2 : 1;
   const int stage_bytes = static_cast<int>(ceil_div(operands.groups / granule, tiling.tiles) *
                                            granule * kBlockElements * sizeof(BFloat16));
@@ -33,10 +33,31 @@ void launch_few_rows(const char* stage, const PackedOperands& operands, const Ti
   const int stages =
       count_stages(fixed_bytes, stage_bytes, ceil_div(operands.blocks, Config::kParts));
   const int workers = std::min(context.device->num_sms / Config::kParts, tiling.tiles);
-  launch_clusters(stage, context, few_rows_gemm_kernel<Config, Epilogue>, Config::kParts,
+  launch_clusters(stage, context, few_rows_gemm_kernel<Config, Input, Epilogue>, Config::kParts,
                   dim3(workers * Config::kParts), dim3(Config::kThreads),
                   stages * stage_bytes + fixed_bytes, Operands(operands, tiling, stages),
-                  stage_bytes, epilogue);
+                  stage_bytes, input, epilogue);
+}
+
+template <typename Input, typename Epilogue>
+void few_rows_gemm(const char* stage, const PackedOperands& operands, const Tiling& tiling,
+                   const Input& input, const Epilogue& epilogue, const LaunchContext& context) {
+  const auto run = [&](auto config) {
+    launch_few_rows<decltype(config)>(stage, operands, tiling, input, epilogue, context);
+  };
+  if constexpr (!Epilogue::kPaired) {
+    if (tiling.split > 1) {
+      static_assert(kMaxNormedRows <= 8);
+      if (!Input::kIsStored || operands.rows <= 8) return run(FewRowsConfig<8, 2, true>{});
+      if constexpr (Input::kIsStored)
+        return operands.rows <= 16 ? run(FewRowsConfig<16, 2, true>{})
+                                   : run(FewRowsConfig<32, 2, true>{});
+    }
+  }
+  if (tiling.groups <= kNarrowGroups)
+    run(FewRowsConfig<8, 2, false>{});
+  else
+    run(FewRowsConfig<8, 4, false>{});
 }
 
 template <typename Config, typename Epilogue>
@@ -53,44 +74,36 @@ void launch_warpgroups(const char* stage, const PackedOperands& operands, const 
 }
 
 template <typename Epilogue>
-void hopper_gemm(const char* stage, const PackedOperands& operands, const GemmShape& shape,
-                 const Epilogue& epilogue, const LaunchContext& context) {
-  const Tiling tiling = plan_tiling(shape, Epilogue::kPaired, context.device->num_sms);
-  const auto few_rows = [&](auto config) {
-    launch_few_rows<decltype(config)>(stage, operands, tiling, epilogue, context);
-  };
-  const auto warpgroups = [&](auto config) {
+void warpgroup_gemm(const char* stage, const PackedOperands& operands, const Tiling& tiling,
+                    const Epilogue& epilogue, const LaunchContext& context) {
+  const auto run = [&](auto config) {
     launch_warpgroups<decltype(config)>(stage, operands, tiling, epilogue, context);
   };
+  const bool one = tiling.row_warpgroups == 1;
   if constexpr (!Epilogue::kPaired) {
     if (tiling.split > 1) {
+      constexpr int kGroups = kManyRowsSplitGroups;
       constexpr int kPartSegments = kSegments / kManyRowsSplit;
-      switch (tiling.row_warpgroups) {
-        case 0:
-          return operands.rows <= 8    ? few_rows(FewRowsConfig<8, 2, true>{})
-                 : operands.rows <= 16 ? few_rows(FewRowsConfig<16, 2, true>{})
-                                       : few_rows(FewRowsConfig<32, 2, true>{});
-        case 1:
-          return warpgroups(
-              WarpgroupConfig<1, kManyRowsSplitGroups, kManyRowsSplit, kPartSegments>{});
-        default:
-          return warpgroups(
-              WarpgroupConfig<2, kManyRowsSplitGroups, kManyRowsSplit, kPartSegments>{});
-      }
+      return one ? run(WarpgroupConfig<1, kGroups, kManyRowsSplit, kPartSegments>{})
+                 : run(WarpgroupConfig<2, kGroups, kManyRowsSplit, kPartSegments>{});
     }
   }
-  const bool narrow = tiling.groups <= kNarrowGroups;
-  switch (tiling.row_warpgroups) {
-    case 0:
-      return narrow ? few_rows(FewRowsConfig<8, 2, false>{})
-                    : few_rows(FewRowsConfig<8, 4, false>{});
-    case 1:
-      return narrow ? warpgroups(WarpgroupConfig<1, kNarrowGroups, 1, 1>{})
-                    : warpgroups(WarpgroupConfig<1, kWideGroups, 1, 1>{});
-    default:
-      return narrow ? warpgroups(WarpgroupConfig<2, kNarrowGroups, 1, 1>{})
-                    : warpgroups(WarpgroupConfig<2, kWideGroups, 1, 1>{});
-  }
+  if (tiling.groups <= kNarrowGroups)
+    one ? run(WarpgroupConfig<1, kNarrowGroups, 1, 1>{})
+        : run(WarpgroupConfig<2, kNarrowGroups, 1, 1>{});
+  else
+    one ? run(WarpgroupConfig<1, kWideGroups, 1, 1>{})
+        : run(WarpgroupConfig<2, kWideGroups, 1, 1>{});
+}
+
+template <typename Input, typename Epilogue>
+void hopper_gemm(const char* stage, const PackedOperands& operands, const GemmShape& shape,
+                 const Input& input, const Epilogue& epilogue, const LaunchContext& context) {
+  const Tiling tiling = plan_tiling(shape, Epilogue::kPaired, context.device->num_sms);
+  if constexpr (Input::kIsStored)
+    if (tiling.row_warpgroups > 0)
+      return warpgroup_gemm(stage, operands, tiling, epilogue, context);
+  few_rows_gemm(stage, operands, tiling, input, epilogue, context);
 }
 
 }  // namespace hymba::cuda::hopper

@@ -35,6 +35,12 @@ inline constexpr int64_t kMaxSplitRows = 256;
 inline constexpr int kMaxFewRows = 8;
 inline constexpr int kMaxFewRowsSplit = 32;
 inline constexpr int64_t kMaxFewRowsBytes = 48 * 1024;
+// What it normalises itself: every block works out all rows, whose parts its warps hold in
+// registers.
+inline constexpr int kPartCols = 256;
+inline constexpr int kMaxNormedParts = 56;  // of all rows together
+inline constexpr int kMaxNormedRows = 8;
+inline constexpr int64_t kMaxNormedCols = 4096;
 
 // Groups of 8 rows of the matrix that a block takes at a time, at most.
 inline constexpr int kFewRowsSplitGroups = 13;
@@ -73,6 +79,22 @@ HYMBA_HD constexpr int split_sum_bytes(int num_rows, int groups, int split) {
   return (split << split_shift(num_rows * groups * (kBlockRows / 2), split)) * 8;
 }
 
+// Whether the few-rows kernel does it.
+constexpr bool takes_few_rows(const GemmShape& shape, bool paired) {
+  const bool is_split = splits_columns(shape, paired);
+  const int64_t block_cols = ceil_div(shape.cols, is_split ? kFewRowsSplit : 1);
+  return shape.rows <= (is_split ? kMaxFewRowsSplit : kMaxFewRows) &&
+         shape.rows * block_cols * int64_t{sizeof(BFloat16)} <= kMaxFewRowsBytes;
+}
+HYMBA_HD constexpr int num_parts(int64_t cols) {
+  return static_cast<int>((cols + kPartCols - 1) / kPartCols);
+}
+// Whether it normalises its rows itself.
+constexpr bool normalises_rows(const GemmShape& shape, bool paired) {
+  return fits(shape) && takes_few_rows(shape, paired) && shape.rows <= kMaxNormedRows &&
+         shape.cols <= kMaxNormedCols && shape.rows * num_parts(shape.cols) <= kMaxNormedParts;
+}
+
 struct Tiling {
   int groups = 0;          // of the matrix, that a tile has at most
   int tiles = 0;           // of the matrix
@@ -87,9 +109,7 @@ constexpr Tiling plan_tiling(const GemmShape& shape, bool paired, int num_sms) {
   const int64_t granule = paired ? 2 : 1;
   const int64_t granules = groups / granule;
   const bool is_split = splits_columns(shape, paired);
-  const int64_t block_cols = ceil_div(shape.cols, is_split ? kFewRowsSplit : 1);
-  const bool few_rows = shape.rows <= (is_split ? kMaxFewRowsSplit : kMaxFewRows) &&
-                        shape.rows * block_cols * int64_t{sizeof(BFloat16)} <= kMaxFewRowsBytes;
+  const bool few_rows = takes_few_rows(shape, paired);
   Tiling plan;
   plan.row_warpgroups = few_rows ? 0 : shape.rows <= 64 ? 1 : 2;
   if (!few_rows) plan.row_tiles = static_cast<int>(ceil_div(shape.rows, 64 * plan.row_warpgroups));
@@ -131,6 +151,8 @@ static_assert(plan_tiling({1, 8960, 1600}, false, 132).tiles == 132);
 static_assert(plan_tiling({1, 8960, 1600}, false, 132).groups == kNarrowGroups);
 static_assert(plan_tiling({64, 11008, 1600}, true, 132).row_warpgroups == 1);
 static_assert(plan_tiling({1, 1600, 3200}, false, 132).tiles == 16);
+static_assert(normalises_rows({8, 8960, 1600}, false) && !normalises_rows({9, 8960, 1600}, false));
+static_assert(normalises_rows({4, 1600, 3200}, false) && !normalises_rows({5, 1600, 3200}, false));
 static_assert(plan_tiling({32, 1600, 5504}, false, 132).row_warpgroups == 0);
 static_assert(plan_tiling({8, 4096, 14336}, false, 132).row_warpgroups == 1);
 static_assert(plan_tiling({64, 1600, 3200}, false, 132).tiles == 33);

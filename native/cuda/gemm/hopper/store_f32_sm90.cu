@@ -2,7 +2,11 @@
 
 namespace hymba::cuda::hopper {
 
-template void hopper_gemm(const char*, const PackedOperands&, const GemmShape&,
+template void hopper_gemm(const char*, const PackedOperands&, const GemmShape&, const StoredRows&,
                           const StoreEpilogue<float>&, const LaunchContext&);
+template void hopper_gemm(const char*, const PackedOperands&, const GemmShape&, const RmsNormRows&,
+                          const StoreEpilogue<float>&, const LaunchContext&);
+template void hopper_gemm(const char*, const PackedOperands&, const GemmShape&,
+                          const FusedHeadsRows&, const StoreEpilogue<float>&, const LaunchContext&);
 
 }  // namespace hymba::cuda::hopper

@@ -1,0 +1,181 @@
+// How the few-rows kernel gets its activations: rows as they lie in memory, or what a norm makes of
+// others. Of few rows a norm is cheaper worked out by every block than in a launch of its own.
+//
+// Numerics  The bits of rms_norm and fuse_heads: the sums of device/row_norm.cuh for rows of up to
+//           kMaxNormedCols elements, which have a chunk a thread: here a part of 32 chunks is a
+//           warp's, whichever warp takes it, and the parts are added in order.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include "cuda/device/row_norm.cuh"
+#include "cuda/device/shared.cuh"
+#include "cuda/device/views.cuh"
+#include "cuda/gemm/hopper/operands.h"
+#include "cuda/gemm/hopper/plan.h"
+
+namespace hymba::cuda::hopper {
+
+// Those of the operands.
+struct StoredRows {
+  static constexpr bool kIsStored = true;
+};
+
+static_assert(kMaxNormedCols == int64_t{kRowChunk} * kFewRowChunks * kMaxTeamThreads);
+
+// A chunk of a row, which a lane holds until the row's sums are there.
+template <typename T>
+using RowChunk = RowChunks<T, 1>;
+
+template <typename T>
+__device__ __forceinline__ RowChunk<T> load_row_chunk(const T* row, int col, int cols) {
+  return {{load_chunk<kRowChunk>(row + col, cols - col, true)}};
+}
+
+// weight · in / sqrt(mean(in²) + epsilon)
+struct RmsNormRows {
+  static constexpr bool kIsStored = false;
+  static constexpr int kSums = 1;
+  Rows<const float> in;
+  const float* weight;
+  float epsilon;
+
+  explicit RmsNormRows(const RmsNormArgs& args)
+      : in(args.in), weight(args.weight.data<float>()), epsilon(args.epsilon) {}
+
+  using Values = RowChunk<float>;
+
+  __device__ __forceinline__ void warm(int col) const { load_to_l1(weight + col); }
+  __device__ __forceinline__ Values load(int row, int col, int cols) const {
+    return load_row_chunk(in[row], col, cols);
+  }
+  static __device__ __forceinline__ void square_sums(float (&sums)[kSums], const Values& values) {
+    sums[0] = values.square_sum();
+  }
+  __device__ __forceinline__ void normalise(float (&normed)[kRowChunk], const Values& values,
+                                            int col, const float (&scales)[kSums]) const {
+    const auto w = load_chunk<kRowChunk>(weight + col, kRowChunk, true);
+#pragma unroll
+    for (int i = 0; i < kRowChunk; ++i)
+      normed[i] = normed_value(element(w, i), element(values.chunks[0], i), scales[0]);
+  }
+};
+
+// The mean of both kinds of heads, each normalised.
+struct FusedHeadsRows {
+  static constexpr bool kIsStored = false;
+  static constexpr int kSums = 2;
+  Rows<const BFloat16> attention;
+  Rows<const BFloat16> mamba;
+  const float* attention_weight;
+  const float* mamba_weight;
+  float epsilon;
+
+  explicit FusedHeadsRows(const FuseHeadsArgs& args)
+      : attention(args.attention),
+        mamba(args.mamba),
+        attention_weight(args.attention_weight.data<float>()),
+        mamba_weight(args.mamba_weight.data<float>()),
+        epsilon(args.epsilon) {}
+
+  struct Values {
+    RowChunk<BFloat16> attention, mamba;
+  };
+
+  __device__ __forceinline__ void warm(int col) const {
+    load_to_l1(attention_weight + col);
+    load_to_l1(mamba_weight + col);
+  }
+  __device__ __forceinline__ Values load(int row, int col, int cols) const {
+    return {load_row_chunk(attention[row], col, cols), load_row_chunk(mamba[row], col, cols)};
+  }
+  static __device__ __forceinline__ void square_sums(float (&sums)[kSums], const Values& values) {
+    sums[0] = values.attention.square_sum();
+    sums[1] = values.mamba.square_sum();
+  }
+  __device__ __forceinline__ void normalise(float (&normed)[kRowChunk], const Values& values,
+                                            int col, const float (&scales)[kSums]) const {
+    const auto a_weight = load_chunk<kRowChunk>(attention_weight + col, kRowChunk, true);
+    const auto m_weight = load_chunk<kRowChunk>(mamba_weight + col, kRowChunk, true);
+#pragma unroll
+    for (int i = 0; i < kRowChunk; ++i)
+      normed[i] = fused_value(
+          normed_value(element(a_weight, i), element(values.attention.chunks[0], i), scales[0]),
+          normed_value(element(m_weight, i), element(values.mamba.chunks[0], i), scales[1]));
+  }
+};
+
+// Waits for the predecessor and lays down columns [first, first + count) of all rows, `row_bytes`
+// apart. By kThreads threads, which `sync` lets wait for each other.
+template <int kThreads, int kMaxRows, typename Input, typename Sync>
+__device__ __forceinline__ void bring_rows(const Input& input, const Operands& operands, int first,
+                                           int count, char* to, int row_bytes, const Sync& sync) {
+  const auto place = [&](int row, int col) {
+    return reinterpret_cast<BFloat16*>(to + row * row_bytes) + (col - first);
+  };
+  if constexpr (Input::kIsStored) {
+    const int chunks = count / kRowChunk;
+    wait_for_predecessor();
+    for (int item = threadIdx.x; item < operands.rows * chunks; item += kThreads) {
+      const int row = item / chunks;
+      const int col = first + item % chunks * kRowChunk;
+      copy_16_async(place(row, col), operands.in + row * operands.in_stride + col);
+    }
+    commit_copies();
+    wait_copies<0>();
+  } else {
+    // From HBM, before the predecessor has ended.
+    for (int col = threadIdx.x * kRowChunk; col < count; col += kThreads * kRowChunk)
+      input.warm(first + col);
+    wait_for_predecessor();
+
+    constexpr int kWarps = kThreads / kWarp;
+    constexpr int kItems = kMaxNormedParts / kWarps;  // of a warp
+    static_assert(kMaxNormedParts % kWarps == 0);
+    __shared__ float part_sums[kMaxRows][kMaxNormedCols / kPartCols][Input::kSums];
+    const int parts = num_parts(operands.cols);
+    const int lane = static_cast<int>(threadIdx.x) % kWarp;
+    // Of item i: use(row, part, col)
+    const auto with_item = [&](int i, const auto& use) {
+      const int item = static_cast<int>(threadIdx.x) / kWarp + i * kWarps;
+      const int row = item / parts;
+      const int part = item % parts;
+      if (row < operands.rows) use(row, part, part * kPartCols + lane * kRowChunk);
+    };
+    typename Input::Values values[kItems];
+#pragma unroll
+    for (int i = 0; i < kItems; ++i)
+      with_item(i, [&](int row, int, int col) { values[i] = input.load(row, col, operands.cols); });
+#pragma unroll
+    for (int i = 0; i < kItems; ++i)
+      with_item(i, [&](int row, int part, int) {
+        float sums[Input::kSums];
+        input.square_sums(sums, values[i]);
+#pragma unroll
+        for (int j = 0; j < Input::kSums; ++j) {
+          sums[j] = warp_sum(sums[j]);
+          if (lane == 0) part_sums[row][part][j] = sums[j];
+        }
+      });
+    sync();
+#pragma unroll
+    for (int i = 0; i < kItems; ++i)
+      with_item(i, [&](int row, int, int col) {
+        if (col < first || col >= first + count) return;
+        float scales[Input::kSums];
+#pragma unroll
+        for (int j = 0; j < Input::kSums; ++j) {
+          float sum = part_sums[row][0][j];
+#pragma unroll 1
+          for (int part = 1; part < parts; ++part) sum += part_sums[row][part][j];
+          scales[j] = rms_scale(sum, operands.cols, input.epsilon);
+        }
+        float normed[kRowChunk];
+        input.normalise(normed, values[i], col, scales);
+        store_values(place(row, col), normed, kRowChunk, true);
+      });
+  }
+  sync();
+}
+
+}  // namespace hymba::cuda::hopper
