@@ -31,7 +31,7 @@ struct FewRowsConfig {
   static constexpr bool kIsSplit = kIsSplit_;
   static constexpr int kWarps = 8;
   static constexpr int kThreads = (kWarps + 1) * kWarp;
-  static constexpr int kParts = kIsSplit ? kFewRowsSplit : 1;  // blocks that share the columns
+  static constexpr int kParts = kIsSplit ? kSplit : 1;  // blocks that share the columns
 
   HYMBA_HD static constexpr int row_bytes(int blocks) {
     return static_cast<int>(ceil_div(blocks, kParts)) * kBlockCols * 2 + 16;
@@ -41,8 +41,7 @@ struct FewRowsConfig {
     return static_cast<int>(ceil_div(rows * row_bytes(blocks), 128) * 128);
   }
   HYMBA_HD static constexpr int fixed_bytes(int rows, int blocks) {
-    return rows_bytes(rows, blocks) +
-           (kIsSplit ? split_sum_bytes(rows, kFewRowsSplitGroups, kParts) : 0);
+    return rows_bytes(rows, blocks) + (kIsSplit ? split_sum_bytes(rows, kSplitGroups, kParts) : 0);
   }
 };
 
@@ -86,7 +85,7 @@ __global__ void __launch_bounds__(Config::kThreads, 2)
   // By all threads of the cluster, once a tile.
   [[maybe_unused]] const auto finish_split = [&](int tile, const TileGroups& groups,
                                                  const auto& send) {
-    const SplitSums<Config::kParts> split(sums, groups, 0, operands.rows);
+    const DirectSums<Config::kParts> split(sums, groups, 0, operands.rows);
     wait_for_cluster();
     send(split);
     arrive_at_cluster();

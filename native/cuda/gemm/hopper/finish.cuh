@@ -104,11 +104,11 @@ __device__ __forceinline__ void finish_sums(const float (&sums)[kGroups][4], int
 // Where the kSplit blocks of a cluster that share the columns of a tile add up their sums: each
 // finishes a part of the pairs of columns, and the others send it theirs.
 template <int kSplit>
-class SplitSums {
+class DirectSums {
  public:
   // `sums`: of split_sum_bytes in each block.
-  __device__ __forceinline__ SplitSums(void* sums, const TileGroups& groups, int first_row,
-                                       int num_rows)
+  __device__ __forceinline__ DirectSums(void* sums, const TileGroups& groups, int first_row,
+                                        int num_rows)
       : sums_(static_cast<float2*>(sums)),
         groups_(groups),
         first_row_(first_row),

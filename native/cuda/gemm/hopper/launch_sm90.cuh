@@ -64,18 +64,15 @@ void hopper_gemm(const char* stage, const PackedOperands& operands, const GemmSh
   };
   if constexpr (!Epilogue::kPaired) {
     if (tiling.split > 1) {
-      constexpr int kPartSegments = kSegments / kManyRowsSplit;
       switch (tiling.row_warpgroups) {
         case 0:
           return operands.rows <= 8    ? few_rows(FewRowsConfig<8, 2, true>{})
                  : operands.rows <= 16 ? few_rows(FewRowsConfig<16, 2, true>{})
                                        : few_rows(FewRowsConfig<32, 2, true>{});
         case 1:
-          return warpgroups(
-              WarpgroupConfig<1, kManyRowsSplitGroups, kManyRowsSplit, kPartSegments>{});
+          return warpgroups(WarpgroupConfig<1, kSplitGroups, true>{});
         default:
-          return warpgroups(
-              WarpgroupConfig<2, kManyRowsSplitGroups, kManyRowsSplit, kPartSegments>{});
+          return warpgroups(WarpgroupConfig<2, kSplitGroups, true>{});
       }
     }
   }
@@ -85,11 +82,11 @@ void hopper_gemm(const char* stage, const PackedOperands& operands, const GemmSh
       return narrow ? few_rows(FewRowsConfig<8, 2, false>{})
                     : few_rows(FewRowsConfig<8, 4, false>{});
     case 1:
-      return narrow ? warpgroups(WarpgroupConfig<1, kNarrowGroups, 1, 1>{})
-                    : warpgroups(WarpgroupConfig<1, kWideGroups, 1, 1>{});
+      return narrow ? warpgroups(WarpgroupConfig<1, kNarrowGroups, false>{})
+                    : warpgroups(WarpgroupConfig<1, kWideGroups, false>{});
     default:
-      return narrow ? warpgroups(WarpgroupConfig<2, kNarrowGroups, 1, 1>{})
-                    : warpgroups(WarpgroupConfig<2, kWideGroups, 1, 1>{});
+      return narrow ? warpgroups(WarpgroupConfig<2, kNarrowGroups, false>{})
+                    : warpgroups(WarpgroupConfig<2, kWideGroups, false>{});
   }
 }
 

@@ -16,16 +16,11 @@
 
 namespace hymba::cuda::hopper {
 
-// The columns of a matrix with few rows are cut into so many segments. Each is added up in order,
-// then their sums as a tree: ((0 + 1) + (2 + 3)) + ((4 + 5) + (6 + 7)).
-inline constexpr int kSegments = 8;
-// Blocks of a cluster that share them. With few rows of activations the way through a segment is
-// what takes time. With many the sums that the blocks send each other are: so there are fewer
-// blocks, and each adds up several segments.
-inline constexpr int kFewRowsSplit = 8;
-inline constexpr int kManyRowsSplit = 4;
-static_assert(kSegments % kFewRowsSplit == 0 && kSegments % kManyRowsSplit == 0);
-// Rows of activations up to which they do. Beyond, tiles of the activations give every
+// The columns of a matrix with few rows are cut into so many parts, one for each block of a
+// cluster. A part is added up in order, then the sums as a tree: ((0 + 1) + (2 + 3)) + ((4 + 5) +
+// (6 + 7)).
+inline constexpr int kSplit = 8;
+// Rows of activations up to which they are. Beyond, tiles of the activations give every
 // multiprocessor something to do.
 inline constexpr int64_t kMaxSplitRows = 256;
 
@@ -37,8 +32,7 @@ inline constexpr int kMaxFewRowsSplit = 32;
 inline constexpr int64_t kMaxFewRowsBytes = 48 * 1024;
 
 // Groups of 8 rows of the matrix that a block takes at a time, at most.
-inline constexpr int kFewRowsSplitGroups = 13;
-inline constexpr int kManyRowsSplitGroups = 7;
+inline constexpr int kSplitGroups = 13;
 inline constexpr int kNarrowGroups = 12;
 inline constexpr int kWideGroups = 32;
 
@@ -57,7 +51,7 @@ constexpr bool fits(const GemmShape& shape) {
 // multiprocessor to copy its weights in large pieces, and columns enough to share.
 constexpr bool splits_columns(const GemmShape& shape, bool paired) {
   constexpr int64_t kGroupsForAll = 400;
-  constexpr int64_t kMinBlocks = 4 * kSegments;
+  constexpr int64_t kMinBlocks = 4 * kSplit;
   return !paired && shape.rows <= kMaxSplitRows && shape.packed_rows / kBlockRows < kGroupsForAll &&
          packed_cols(shape.cols) / kBlockCols >= kMinBlocks;
 }
@@ -87,17 +81,17 @@ constexpr Tiling plan_tiling(const GemmShape& shape, bool paired, int num_sms) {
   const int64_t granule = paired ? 2 : 1;
   const int64_t granules = groups / granule;
   const bool is_split = splits_columns(shape, paired);
-  const int64_t block_cols = ceil_div(shape.cols, is_split ? kFewRowsSplit : 1);
+  const int64_t block_cols = ceil_div(shape.cols, is_split ? kSplit : 1);
   const bool few_rows = shape.rows <= (is_split ? kMaxFewRowsSplit : kMaxFewRows) &&
                         shape.rows * block_cols * int64_t{sizeof(BFloat16)} <= kMaxFewRowsBytes;
   Tiling plan;
   plan.row_warpgroups = few_rows ? 0 : shape.rows <= 64 ? 1 : 2;
   if (!few_rows) plan.row_tiles = static_cast<int>(ceil_div(shape.rows, 64 * plan.row_warpgroups));
-  if (is_split) plan.split = few_rows ? kFewRowsSplit : kManyRowsSplit;
+  if (is_split) plan.split = kSplit;
 
   const int64_t workers = num_sms / plan.split;
   if (is_split)
-    plan.groups = few_rows ? kFewRowsSplitGroups : kManyRowsSplitGroups;
+    plan.groups = kSplitGroups;
   else if (plan.row_tiles > 1 || ceil_div(granules, workers) * granule > kNarrowGroups)
     plan.groups = kWideGroups;
   else
@@ -116,9 +110,9 @@ HYMBA_HD constexpr int first_group(int tile, int tiles, int groups, bool paired)
   return static_cast<int>(static_cast<uint32_t>(groups / granule) * tile / tiles) * granule;
 }
 
-// First block of columns of a segment; that of segment `segments` is the end.
-HYMBA_HD constexpr int first_block(int segment, int segments, int blocks) {
-  return blocks * segment / segments;
+// First block of columns of a part; that of part `parts` is the end.
+HYMBA_HD constexpr int first_block(int part, int parts, int blocks) {
+  return blocks * part / parts;
 }
 
 // --- What that comes to for Hymba-1.5B on an H100 (132 multiprocessors) -------------------------
@@ -133,7 +127,8 @@ static_assert(plan_tiling({64, 11008, 1600}, true, 132).row_warpgroups == 1);
 static_assert(plan_tiling({1, 1600, 3200}, false, 132).tiles == 16);
 static_assert(plan_tiling({32, 1600, 5504}, false, 132).row_warpgroups == 0);
 static_assert(plan_tiling({8, 4096, 14336}, false, 132).row_warpgroups == 1);
-static_assert(plan_tiling({64, 1600, 3200}, false, 132).tiles == 33);
+static_assert(plan_tiling({256, 1600, 3200}, false, 132).tiles == 16);
+static_assert(plan_tiling({256, 1600, 3200}, false, 132).row_tiles == 2);
 static_assert(plan_tiling({1, 32016, 1600}, false, 132).tiles == 132);
 static_assert(plan_tiling({128, 32016, 1600}, false, 132).groups == kWideGroups);
 static_assert(plan_tiling({2048, 8960, 1600}, false, 132).tiles == 35);
