@@ -86,17 +86,13 @@ __device__ __forceinline__ void fence_before_copies() {
 
 // --- Clusters ------------------------------------------------------------------------------------
 
-// All threads of all blocks of the cluster; what they wrote to shared memory before is seen after.
+// All threads of all blocks of the cluster. Arriving publishes nothing that a thread wrote, which
+// would be to wait for all of its memory, but initialised barriers after their fence.
 __device__ __forceinline__ void arrive_at_cluster() {
-  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+  asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
 }
 __device__ __forceinline__ void wait_for_cluster() {
   asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
-}
-
-// The same for threads that publish nothing: it does not wait for what they wrote, nor for copies.
-__device__ __forceinline__ void arrive_at_cluster_relaxed() {
-  asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
 }
 
 // From this block's shared memory to address `to` in that of block `rank`, whose barrier at address
@@ -113,18 +109,6 @@ __device__ __forceinline__ void copy_bulk_to_cluster(void* to, const void* from,
       "[signal];\n"
       "}" ::"r"(shared_address(to)),
       "r"(shared_address(from)), "r"(bytes), "r"(shared_address(barrier)), "r"(rank)
-      : "memory");
-}
-
-// Stores two floats at this block's address `shared`, but in the shared memory of block `rank`.
-__device__ __forceinline__ void store_to_cluster(float2* shared, int rank, float2 x) {
-  asm volatile(
-      "{\n"
-      ".reg .b32 at;\n"
-      "mapa.shared::cluster.u32 at, %0, %1;\n"
-      "st.shared::cluster.v2.f32 [at], {%2, %3};\n"
-      "}" ::"r"(shared_address(shared)),
-      "r"(rank), "f"(x.x), "f"(x.y)
       : "memory");
 }
 

@@ -56,17 +56,6 @@ constexpr bool splits_columns(const GemmShape& shape, bool paired) {
          packed_cols(shape.cols) / kBlockCols >= kMinBlocks;
 }
 
-// A block of a cluster finishes 2^split_shift of so many pairs of columns: its part, or more.
-HYMBA_HD constexpr int split_shift(int pairs, int split) {
-  int shift = 0;
-  while (split << shift < pairs) ++shift;
-  return shift;
-}
-// What a block keeps of the largest tile's sums while they are added up.
-HYMBA_HD constexpr int split_sum_bytes(int num_rows, int groups, int split) {
-  return (split << split_shift(num_rows * groups * (kBlockRows / 2), split)) * 8;
-}
-
 struct Tiling {
   int groups = 0;          // of the matrix, that a tile has at most
   int tiles = 0;           // of the matrix

@@ -88,7 +88,7 @@ class SplitSums {
     parity_ ^= 1;
     __syncwarp();
     // When all have what they need, nobody reads this block's sums any more.
-    arrive_at_cluster_relaxed();
+    arrive_at_cluster();
 
     for_own_pairs([&](int round, int i, int row, int col) {
       // Added up as a tree.

@@ -81,7 +81,7 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
                                                  const auto& put) {
     // The sums take the place of what all warps of this block, and of the others, have read.
     __syncthreads();
-    arrive_at_cluster_relaxed();
+    arrive_at_cluster();
     put();
     sums.finish(rank, groups, row_of(item), min(operands.rows - row_of(item), Config::kRows),
                 epilogue);
