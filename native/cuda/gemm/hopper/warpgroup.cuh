@@ -144,11 +144,10 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
     for (int item = worker; item < num_items; item += num_workers) {
       const TileGroups groups = groups_of(item);
       float acc[kGroups][4] = {};
-      int previous = -1;
-      const auto release_previous = [&] {
-        if (previous >= 0 && threadIdx.x % kWarpgroupThreads == 0)
-          arrive_at(&barriers.empty[previous]);
+      const auto release = [&](int stage) {
+        if (threadIdx.x % kWarpgroupThreads == 0) arrive_at(&barriers.empty[stage]);
       };
+      [[maybe_unused]] int previous = 0;
       // Not unrolled: only then does the compiler keep the descriptors in uniform registers, and
       // the products follow each other without a gap.
 #pragma unroll 1
@@ -163,13 +162,22 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
                                       first_rows + offset, first_weights + offset);
         }
         commit_products();
-        wait_for_products<1>();
-        release_previous();
-        previous = place.stage();
+        if constexpr (kIsSplit) {
+          // There are few stages: what was read is filled again at once, not when the next has
+          // arrived.
+          wait_for_products<0>();
+          release(place.stage());
+        } else {
+          wait_for_products<1>();
+          if (block > begin) release(previous);
+          previous = place.stage();
+        }
         place.advance();
       }
-      wait_for_products<0>();
-      release_previous();
+      if constexpr (!kIsSplit) {
+        wait_for_products<0>();
+        release(previous);
+      }
 
       if constexpr (kIsSplit) {
         finish_split(item, groups, [&] {
