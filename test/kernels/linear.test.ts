@@ -117,6 +117,8 @@ const REAL: readonly Shape[] = [
   { rows: 300, inner: 1600, outer: 8960 },
   { rows: 8, inner: 3200, outer: 1600 },
   { rows: 64, inner: 5504, outer: 1600 },
+  { rows: 128, inner: 5504, outer: 1600 },
+  { rows: 200, inner: 3200, outer: 1600 },
   { rows: 1024, inner: 5504, outer: 1600 },
   { rows: 2048, inner: 3200, outer: 1600 },
   { rows: 32, inner: 1600, outer: 32001 },
@@ -133,6 +135,12 @@ describeCuda("linear in bf16", (device) => {
   );
   for (const shape of [...HOPPER_LARGE, ...REAL])
     bigTest(name(shape), () => compareWithCpu(device, normalProduct(shape), { out: "bf16" }));
+  for (const shape of HOPPER_LARGE)
+    bigTest(`${name(shape)}, added to what is there`, () => {
+      const before = random(4).normal(shape.rows * shape.outer);
+      const bias = random(2).normal(shape.outer);
+      compareWithCpu(device, normalProduct(shape), { before, bias });
+    });
   test.each(HOPPER)("$rows x $inner x $outer, into both", (shape) => {
     const product = normalProduct(shape);
     compareWithCpu(device, product, { out: "bf16" });

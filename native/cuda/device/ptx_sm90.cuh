@@ -84,25 +84,37 @@ __device__ __forceinline__ void prefetch_map(const CUtensorMap* map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
 }
 
+// By a thread that wrote to shared memory what bulk copies are to read, before the barrier after
+// which another thread asks for them.
+__device__ __forceinline__ void fence_before_copies() {
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
 // --- Clusters ------------------------------------------------------------------------------------
 
-// All threads of all blocks of the cluster; what they wrote to shared memory before is seen after.
+// All threads of all blocks of the cluster. Arriving publishes nothing that a thread wrote, which
+// would be to wait for all of its memory, but initialised barriers after their fence.
 __device__ __forceinline__ void arrive_at_cluster() {
-  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+  asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
 }
 __device__ __forceinline__ void wait_for_cluster() {
   asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
 
-// Stores two floats at this block's address `shared`, but in the shared memory of block `rank`.
-__device__ __forceinline__ void store_to_cluster(float2* shared, int rank, float2 x) {
+// From this block's shared memory to address `to` in that of block `rank`, whose barrier at address
+// `barrier` gets the bytes. Addresses and the size in multiples of 16 bytes. What is read must not
+// change, nor may this block end, before the bytes have arrived.
+__device__ __forceinline__ void copy_bulk_to_cluster(void* to, const void* from, int bytes,
+                                                     Barrier* barrier, int rank) {
   asm volatile(
       "{\n"
-      ".reg .b32 at;\n"
-      "mapa.shared::cluster.u32 at, %0, %1;\n"
-      "st.shared::cluster.v2.f32 [at], {%2, %3};\n"
-      "}" ::"r"(shared_address(shared)),
-      "r"(rank), "f"(x.x), "f"(x.y)
+      ".reg .b32 there, signal;\n"
+      "mapa.shared::cluster.u32 there, %0, %4;\n"
+      "mapa.shared::cluster.u32 signal, %3, %4;\n"
+      "cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [there], [%1], %2, "
+      "[signal];\n"
+      "}" ::"r"(shared_address(to)),
+      "r"(shared_address(from)), "r"(bytes), "r"(shared_address(barrier)), "r"(rank)
       : "memory");
 }
 
@@ -155,8 +167,8 @@ __device__ void multiply_async(float (&d)[kCols / 2], uint64_t a, uint64_t b);
 HYMBA_WGMMA(96,
             HYMBA_TEN() HYMBA_TEN(1) HYMBA_TEN(2) HYMBA_TEN(3) "%40,%41,%42,%43,%44,%45,%46,%47",
             48, 49, HYMBA_D32(0), HYMBA_D16(32))
-HYMBA_WGMMA(56, HYMBA_TEN() HYMBA_TEN(1) "%20,%21,%22,%23,%24,%25,%26,%27", 28, 29, HYMBA_D16(0),
-            HYMBA_D8(16), HYMBA_D4(24))
+HYMBA_WGMMA(104, HYMBA_TEN() HYMBA_TEN(1) HYMBA_TEN(2) HYMBA_TEN(3) HYMBA_TEN(4) "%50,%51", 52, 53,
+            HYMBA_D32(0), HYMBA_D16(32), HYMBA_D4(48))
 HYMBA_WGMMA(256,
             HYMBA_TEN() HYMBA_TEN(1) HYMBA_TEN(2) HYMBA_TEN(3) HYMBA_TEN(4) HYMBA_TEN(5)
                 HYMBA_TEN(6) HYMBA_TEN(7) HYMBA_TEN(8) HYMBA_TEN(9) HYMBA_TEN(10)

@@ -8,7 +8,7 @@
 //           lie in different banks; a ring of stages, each a tile's weights of 64 columns; the sums
 //           of a split tile.
 // Numerics  A block's columns are added in order, in fp32; what is split is then added as a tree
-//           (finish.cuh). A row's bits do not depend on the other rows.
+//           (split_sums.cuh). A row's bits do not depend on the other rows.
 // Cost      N·K·2 bytes of weights, once: bound by memory. The first stages are copied while the
 //           predecessor still runs.
 #pragma once
@@ -22,6 +22,7 @@
 #include "cuda/gemm/hopper/operands.h"
 #include "cuda/gemm/hopper/ring.cuh"
 #include "cuda/gemm/hopper/row_inputs.cuh"
+#include "cuda/gemm/hopper/split_sums.cuh"
 
 namespace hymba::cuda::hopper {
 
@@ -34,18 +35,18 @@ struct FewRowsConfig {
   static constexpr int kWarps = 8;
   static constexpr int kReaders = kWarps * kWarp;
   static constexpr int kThreads = kReaders + kWarp;
-  static constexpr int kParts = kIsSplit ? kFewRowsSplit : 1;  // blocks that share the columns
+  static constexpr int kParts = kIsSplit ? kSplit : 1;  // blocks that share the columns
+  using Sums = SplitSums<kRows, kThreads>;
 
   HYMBA_HD static constexpr int row_bytes(int blocks) {
     return static_cast<int>(ceil_div(blocks, kParts)) * kBlockCols * 2 + 16;
   }
-  // Of the rows of activations, and of the sums of a split tile.
+  // Of the rows of activations.
   HYMBA_HD static constexpr int rows_bytes(int rows, int blocks) {
     return static_cast<int>(ceil_div(rows * row_bytes(blocks), 128) * 128);
   }
   HYMBA_HD static constexpr int fixed_bytes(int rows, int blocks) {
-    return rows_bytes(rows, blocks) +
-           (kIsSplit ? split_sum_bytes(rows, kFewRowsSplitGroups, kParts) : 0);
+    return rows_bytes(rows, blocks) + (kIsSplit ? Sums::kBytes : 0);
   }
 };
 
@@ -64,15 +65,20 @@ __global__ void __launch_bounds__(Config::kThreads, 2)
   const int stages = operands.stages;
 
   __shared__ RingBarriers barriers;
+  __shared__ Barrier sums_arrived;
   // The ring first: its tiles must lie on multiples of 1 KB.
   char* const ring = dynamic_shared<char>();
   char* const rows = ring + stages * stage_bytes;
   const int row_bytes = Config::row_bytes(operands.blocks);
-  char* const sums = rows + Config::rows_bytes(operands.rows, operands.blocks);
+  [[maybe_unused]] typename Config::Sums sums(
+      rows + Config::rows_bytes(operands.rows, operands.blocks), &sums_arrived);
 
   const int warp = threadIdx.x / kWarp;
   const int lane = threadIdx.x % kWarp;
-  if (threadIdx.x == 0) barriers.init(stages, Config::kWarps);
+  if (threadIdx.x == 0) {
+    if constexpr (Config::kIsSplit) init_barrier(&sums_arrived, 1);
+    barriers.init(stages, Config::kWarps);
+  }
   // Columns beyond the last are zeroes in the weights, but 0 · NaN is not.
   const int valid_cols = min(operands.cols - begin * kBlockCols, steps * kBlockCols);
   for (int i = valid_cols * 2 + threadIdx.x * 4; i < steps * kBlockCols * 2;
@@ -83,16 +89,10 @@ __global__ void __launch_bounds__(Config::kThreads, 2)
   // Nobody sends sums to a block that has not started.
   if constexpr (Config::kIsSplit) arrive_at_cluster();
 
-  // By all threads of the cluster, once a tile.
-  [[maybe_unused]] const auto finish_split = [&](int tile, const TileGroups& groups,
-                                                 const auto& send) {
-    const SplitSums<Config::kParts> split(sums, groups, 0, operands.rows);
-    wait_for_cluster();
-    send(split);
-    arrive_at_cluster();
-    wait_for_predecessor();
-    wait_for_cluster();
-    split.finish(rank, epilogue);
+  // By all threads of the cluster, once a tile, after they put their sums.
+  [[maybe_unused]] const auto finish_split = [&](int tile, const TileGroups& groups) {
+    sums.finish(rank, groups, 0, operands.rows, epilogue);
+    // What this thread got, it has used.
     if (tile + num_workers < operands.tiles) arrive_at_cluster();
   };
 
@@ -114,7 +114,7 @@ __global__ void __launch_bounds__(Config::kThreads, 2)
         if (tile + num_workers >= operands.tiles) allow_successor();
       }
       __syncwarp();
-      if constexpr (Config::kIsSplit) finish_split(tile, groups, [](const auto&) {});
+      if constexpr (Config::kIsSplit) finish_split(tile, groups);
     }
     return;
   }
@@ -184,18 +184,19 @@ __global__ void __launch_bounds__(Config::kThreads, 2)
     }
 
     if constexpr (Config::kIsSplit) {
-      finish_split(tile, groups, [&](const auto& split) {
 #pragma unroll
-        for (int tile = 0; tile < kRowTiles; ++tile)
+      for (int i = 0; i < kSumGroups; ++i) {
+        if (i >= own_groups) break;
 #pragma unroll
-          for (int i = 0; i < kSumGroups; ++i) {
-            const int row = tile * 16 + lane / 4;
-            const int pair = (own_group + i) * 4 + lane % 4;
-            const float(&sum)[4] = acc[tile][i];
-            split.send(rank, row, pair, {sum[0], sum[1]});
-            if constexpr (kRows > 8) split.send(rank, row + 8, pair, {sum[2], sum[3]});
-          }
-      });
+        for (int tile = 0; tile < kRowTiles; ++tile) {
+          const int row = tile * 16 + lane / 4;
+          const int pair = (own_group + i) * 4 + lane % 4;
+          const float(&sum)[4] = acc[tile][i];
+          sums.put(row, pair, {sum[0], sum[1]});
+          if constexpr (kRows > 8) sums.put(row + 8, pair, {sum[2], sum[3]});
+        }
+      }
+      finish_split(tile, groups);
     } else {
       wait_for_predecessor();
 #pragma unroll

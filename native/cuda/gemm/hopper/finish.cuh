@@ -1,15 +1,13 @@
-// From sums to what the epilogue makes of them: from the accumulators of a matrix instruction, or
-// from those of all blocks of a cluster.
+// From the accumulators of a matrix instruction to what the epilogue makes of them.
 #pragma once
 
 #include <cuda_runtime.h>
 
 #include <type_traits>
 
-#include "cuda/device/ptx_sm90.cuh"
 #include "cuda/device/reduce.cuh"
 #include "cuda/gemm/epilogue.cuh"
-#include "cuda/gemm/hopper/operands.h"
+#include "cuda/packed_matrix.h"
 
 namespace hymba::cuda::hopper {
 
@@ -100,58 +98,5 @@ __device__ __forceinline__ void finish_sums(const float (&sums)[kGroups][4], int
     }
   }
 }
-
-// Where the kSplit blocks of a cluster that share the columns of a tile add up their sums: each
-// finishes a part of the pairs of columns, and the others send it theirs.
-template <int kSplit>
-class SplitSums {
- public:
-  // `sums`: of split_sum_bytes in each block.
-  __device__ __forceinline__ SplitSums(void* sums, const TileGroups& groups, int first_row,
-                                       int num_rows)
-      : sums_(static_cast<float2*>(sums)),
-        groups_(groups),
-        first_row_(first_row),
-        num_rows_(num_rows),
-        row_pairs_(groups.count * (kBlockRows / 2)),
-        shift_(split_shift(num_rows * row_pairs_, kSplit)) {}
-
-  // Pair `pair` of row `row`, by block `rank`. What was sent before must have been used.
-  __device__ __forceinline__ void send(int rank, int row, int pair, float2 sum) const {
-    if (row >= num_rows_ || pair >= row_pairs_) return;
-    const int index = row * row_pairs_ + pair;
-    const int own = index & ((1 << shift_) - 1);
-    store_to_cluster(sums_ + (rank << shift_) + own, index >> shift_, sum);
-  }
-
-  // By all threads, after a cluster's barrier: adds up the sums of the blocks as a tree.
-  template <typename Epilogue>
-  __device__ __forceinline__ void finish(int rank, const Epilogue& epilogue) const {
-    const int count = min(num_rows_ * row_pairs_ - (rank << shift_), 1 << shift_);
-    for (int i = threadIdx.x; i < count; i += blockDim.x) {
-      const int index = (rank << shift_) + i;
-      const int row = first_row_ + index / row_pairs_;
-      const int col = groups_.first * kBlockRows + index % row_pairs_ * 2;
-      const float2 addend = addend_of(epilogue, row, col);
-      float2 parts[kSplit];
-#pragma unroll
-      for (int block = 0; block < kSplit; ++block) parts[block] = sums_[(block << shift_) + i];
-#pragma unroll
-      for (int width = 1; width < kSplit; width *= 2)
-#pragma unroll
-        for (int block = 0; block < kSplit; block += 2 * width)
-          parts[block] = parts[block] + parts[block + width];
-      epilogue.out.store(row, col, epilogue.value(Epilogue::kAdds ? parts[0] + addend : parts[0]));
-    }
-  }
-
- private:
-  float2* sums_;
-  TileGroups groups_;
-  int first_row_;
-  int num_rows_;
-  int row_pairs_;
-  int shift_;
-};
 
 }  // namespace hymba::cuda::hopper

@@ -82,18 +82,16 @@ void warpgroup_gemm(const char* stage, const PackedOperands& operands, const Til
   const bool one = tiling.row_warpgroups == 1;
   if constexpr (!Epilogue::kPaired) {
     if (tiling.split > 1) {
-      constexpr int kGroups = kManyRowsSplitGroups;
-      constexpr int kPartSegments = kSegments / kManyRowsSplit;
-      return one ? run(WarpgroupConfig<1, kGroups, kManyRowsSplit, kPartSegments>{})
-                 : run(WarpgroupConfig<2, kGroups, kManyRowsSplit, kPartSegments>{});
+      return one ? run(WarpgroupConfig<1, kSplitGroups, true>{})
+                 : run(WarpgroupConfig<2, kSplitGroups, true>{});
     }
   }
   if (tiling.groups <= kNarrowGroups)
-    one ? run(WarpgroupConfig<1, kNarrowGroups, 1, 1>{})
-        : run(WarpgroupConfig<2, kNarrowGroups, 1, 1>{});
+    one ? run(WarpgroupConfig<1, kNarrowGroups, false>{})
+        : run(WarpgroupConfig<2, kNarrowGroups, false>{});
   else
-    one ? run(WarpgroupConfig<1, kWideGroups, 1, 1>{})
-        : run(WarpgroupConfig<2, kWideGroups, 1, 1>{});
+    one ? run(WarpgroupConfig<1, kWideGroups, false>{})
+        : run(WarpgroupConfig<2, kWideGroups, false>{});
 }
 
 template <typename Input, typename Epilogue>

@@ -16,16 +16,11 @@
 
 namespace hymba::cuda::hopper {
 
-// The columns of a matrix with few rows are cut into so many segments. Each is added up in order,
-// then their sums as a tree: ((0 + 1) + (2 + 3)) + ((4 + 5) + (6 + 7)).
-inline constexpr int kSegments = 8;
-// Blocks of a cluster that share them. With few rows of activations the way through a segment is
-// what takes time. With many the sums that the blocks send each other are: so there are fewer
-// blocks, and each adds up several segments.
-inline constexpr int kFewRowsSplit = 8;
-inline constexpr int kManyRowsSplit = 4;
-static_assert(kSegments % kFewRowsSplit == 0 && kSegments % kManyRowsSplit == 0);
-// Rows of activations up to which they do. Beyond, tiles of the activations give every
+// The columns of a matrix with few rows are cut into so many parts, one for each block of a
+// cluster. A part is added up in order, then the sums as a tree: ((0 + 1) + (2 + 3)) + ((4 + 5) +
+// (6 + 7)).
+inline constexpr int kSplit = 8;
+// Rows of activations up to which they are. Beyond, tiles of the activations give every
 // multiprocessor something to do.
 inline constexpr int64_t kMaxSplitRows = 256;
 
@@ -35,16 +30,15 @@ inline constexpr int64_t kMaxSplitRows = 256;
 inline constexpr int kMaxFewRows = 8;
 inline constexpr int kMaxFewRowsSplit = 32;
 inline constexpr int64_t kMaxFewRowsBytes = 48 * 1024;
-// What it normalises itself: every block works out all rows, whose parts its warps hold in
+// What it normalises itself: every block works out all rows, whose pieces its warps hold in
 // registers.
-inline constexpr int kPartCols = 256;
-inline constexpr int kMaxNormedParts = 56;  // of all rows together
+inline constexpr int kPieceCols = 256;
+inline constexpr int kMaxNormedPieces = 56;  // of all rows together
 inline constexpr int kMaxNormedRows = 8;
 inline constexpr int64_t kMaxNormedCols = 4096;
 
 // Groups of 8 rows of the matrix that a block takes at a time, at most.
-inline constexpr int kFewRowsSplitGroups = 13;
-inline constexpr int kManyRowsSplitGroups = 7;
+inline constexpr int kSplitGroups = 13;
 inline constexpr int kNarrowGroups = 12;
 inline constexpr int kWideGroups = 32;
 
@@ -63,36 +57,25 @@ constexpr bool fits(const GemmShape& shape) {
 // multiprocessor to copy its weights in large pieces, and columns enough to share.
 constexpr bool splits_columns(const GemmShape& shape, bool paired) {
   constexpr int64_t kGroupsForAll = 400;
-  constexpr int64_t kMinBlocks = 4 * kSegments;
+  constexpr int64_t kMinBlocks = 4 * kSplit;
   return !paired && shape.rows <= kMaxSplitRows && shape.packed_rows / kBlockRows < kGroupsForAll &&
          packed_cols(shape.cols) / kBlockCols >= kMinBlocks;
-}
-
-// A block of a cluster finishes 2^split_shift of so many pairs of columns: its part, or more.
-HYMBA_HD constexpr int split_shift(int pairs, int split) {
-  int shift = 0;
-  while (split << shift < pairs) ++shift;
-  return shift;
-}
-// What a block keeps of the largest tile's sums while they are added up.
-HYMBA_HD constexpr int split_sum_bytes(int num_rows, int groups, int split) {
-  return (split << split_shift(num_rows * groups * (kBlockRows / 2), split)) * 8;
 }
 
 // Whether the few-rows kernel does it.
 constexpr bool takes_few_rows(const GemmShape& shape, bool paired) {
   const bool is_split = splits_columns(shape, paired);
-  const int64_t block_cols = ceil_div(shape.cols, is_split ? kFewRowsSplit : 1);
+  const int64_t block_cols = ceil_div(shape.cols, is_split ? kSplit : 1);
   return shape.rows <= (is_split ? kMaxFewRowsSplit : kMaxFewRows) &&
          shape.rows * block_cols * int64_t{sizeof(BFloat16)} <= kMaxFewRowsBytes;
 }
-HYMBA_HD constexpr int num_parts(int64_t cols) {
-  return static_cast<int>((cols + kPartCols - 1) / kPartCols);
+HYMBA_HD constexpr int num_pieces(int64_t cols) {
+  return static_cast<int>((cols + kPieceCols - 1) / kPieceCols);
 }
 // Whether it normalises its rows itself.
 constexpr bool normalises_rows(const GemmShape& shape, bool paired) {
   return fits(shape) && takes_few_rows(shape, paired) && shape.rows <= kMaxNormedRows &&
-         shape.cols <= kMaxNormedCols && shape.rows * num_parts(shape.cols) <= kMaxNormedParts;
+         shape.cols <= kMaxNormedCols && shape.rows * num_pieces(shape.cols) <= kMaxNormedPieces;
 }
 
 struct Tiling {
@@ -113,11 +96,11 @@ constexpr Tiling plan_tiling(const GemmShape& shape, bool paired, int num_sms) {
   Tiling plan;
   plan.row_warpgroups = few_rows ? 0 : shape.rows <= 64 ? 1 : 2;
   if (!few_rows) plan.row_tiles = static_cast<int>(ceil_div(shape.rows, 64 * plan.row_warpgroups));
-  if (is_split) plan.split = few_rows ? kFewRowsSplit : kManyRowsSplit;
+  if (is_split) plan.split = kSplit;
 
   const int64_t workers = num_sms / plan.split;
   if (is_split)
-    plan.groups = few_rows ? kFewRowsSplitGroups : kManyRowsSplitGroups;
+    plan.groups = kSplitGroups;
   else if (plan.row_tiles > 1 || ceil_div(granules, workers) * granule > kNarrowGroups)
     plan.groups = kWideGroups;
   else
@@ -136,9 +119,9 @@ HYMBA_HD constexpr int first_group(int tile, int tiles, int groups, bool paired)
   return static_cast<int>(static_cast<uint32_t>(groups / granule) * tile / tiles) * granule;
 }
 
-// First block of columns of a segment; that of segment `segments` is the end.
-HYMBA_HD constexpr int first_block(int segment, int segments, int blocks) {
-  return blocks * segment / segments;
+// First block of columns of a part; that of part `parts` is the end.
+HYMBA_HD constexpr int first_block(int part, int parts, int blocks) {
+  return blocks * part / parts;
 }
 
 // --- What that comes to for Hymba-1.5B on an H100 (132 multiprocessors) -------------------------
@@ -155,7 +138,8 @@ static_assert(normalises_rows({8, 8960, 1600}, false) && !normalises_rows({9, 89
 static_assert(normalises_rows({4, 1600, 3200}, false) && !normalises_rows({5, 1600, 3200}, false));
 static_assert(plan_tiling({32, 1600, 5504}, false, 132).row_warpgroups == 0);
 static_assert(plan_tiling({8, 4096, 14336}, false, 132).row_warpgroups == 1);
-static_assert(plan_tiling({64, 1600, 3200}, false, 132).tiles == 33);
+static_assert(plan_tiling({256, 1600, 3200}, false, 132).tiles == 16);
+static_assert(plan_tiling({256, 1600, 3200}, false, 132).row_tiles == 2);
 static_assert(plan_tiling({1, 32016, 1600}, false, 132).tiles == 132);
 static_assert(plan_tiling({128, 32016, 1600}, false, 132).groups == kWideGroups);
 static_assert(plan_tiling({2048, 8960, 1600}, false, 132).tiles == 35);

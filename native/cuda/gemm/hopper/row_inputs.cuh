@@ -2,8 +2,8 @@
 // others. Of few rows a norm is cheaper worked out by every block than in a launch of its own.
 //
 // Numerics  The bits of rms_norm and fuse_heads: the sums of device/row_norm.cuh for rows of up to
-//           kMaxNormedCols elements, which have a chunk a thread: here a part of 32 chunks is a
-//           warp's, whichever warp takes it, and the parts are added in order.
+//           kMaxNormedCols elements, which have a chunk a thread: here a piece of 32 chunks is a
+//           warp's, whichever warp takes it, and the pieces are added in order.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -106,7 +106,7 @@ struct FusedHeadsRows {
 };
 
 // Waits for the predecessor and lays down columns [first, first + count) of all rows, `row_bytes`
-// apart. By kThreads threads, which `sync` lets wait for each other.
+// apiece. By kThreads threads, which `sync` lets wait for each other.
 template <int kThreads, int kMaxRows, typename Input, typename Sync>
 __device__ __forceinline__ void bring_rows(const Input& input, const Operands& operands, int first,
                                            int count, char* to, int row_bytes, const Sync& sync) {
@@ -130,17 +130,17 @@ __device__ __forceinline__ void bring_rows(const Input& input, const Operands& o
     wait_for_predecessor();
 
     constexpr int kWarps = kThreads / kWarp;
-    constexpr int kItems = kMaxNormedParts / kWarps;  // of a warp
-    static_assert(kMaxNormedParts % kWarps == 0);
-    __shared__ float part_sums[kMaxRows][kMaxNormedCols / kPartCols][Input::kSums];
-    const int parts = num_parts(operands.cols);
+    constexpr int kItems = kMaxNormedPieces / kWarps;  // of a warp
+    static_assert(kMaxNormedPieces % kWarps == 0);
+    __shared__ float piece_sums[kMaxRows][kMaxNormedCols / kPieceCols][Input::kSums];
+    const int pieces = num_pieces(operands.cols);
     const int lane = static_cast<int>(threadIdx.x) % kWarp;
-    // Of item i: use(row, part, col)
+    // Of item i: use(row, piece, col)
     const auto with_item = [&](int i, const auto& use) {
       const int item = static_cast<int>(threadIdx.x) / kWarp + i * kWarps;
-      const int row = item / parts;
-      const int part = item % parts;
-      if (row < operands.rows) use(row, part, part * kPartCols + lane * kRowChunk);
+      const int row = item / pieces;
+      const int piece = item % pieces;
+      if (row < operands.rows) use(row, piece, piece * kPieceCols + lane * kRowChunk);
     };
     typename Input::Values values[kItems];
 #pragma unroll
@@ -148,13 +148,13 @@ __device__ __forceinline__ void bring_rows(const Input& input, const Operands& o
       with_item(i, [&](int row, int, int col) { values[i] = input.load(row, col, operands.cols); });
 #pragma unroll
     for (int i = 0; i < kItems; ++i)
-      with_item(i, [&](int row, int part, int) {
+      with_item(i, [&](int row, int piece, int) {
         float sums[Input::kSums];
         input.square_sums(sums, values[i]);
 #pragma unroll
         for (int j = 0; j < Input::kSums; ++j) {
           sums[j] = warp_sum(sums[j]);
-          if (lane == 0) part_sums[row][part][j] = sums[j];
+          if (lane == 0) piece_sums[row][piece][j] = sums[j];
         }
       });
     sync();
@@ -165,9 +165,9 @@ __device__ __forceinline__ void bring_rows(const Input& input, const Operands& o
         float scales[Input::kSums];
 #pragma unroll
         for (int j = 0; j < Input::kSums; ++j) {
-          float sum = part_sums[row][0][j];
+          float sum = piece_sums[row][0][j];
 #pragma unroll 1
-          for (int part = 1; part < parts; ++part) sum += part_sums[row][part][j];
+          for (int piece = 1; piece < pieces; ++piece) sum += piece_sums[row][piece][j];
           scales[j] = rms_scale(sum, operands.cols, input.epsilon);
         }
         float normed[kRowChunk];

@@ -3,8 +3,7 @@
 // Mapping   Tiles of 64 rows of activations a warpgroup by up to kGroups groups of 8 rows of the
 //           matrix, dealt out to blocks that stay. One more warp copies: weights as they lie,
 //           activations by a tensor map, which swizzles them and fills up with zeroes.
-//           Split: a cluster of four blocks shares a tile, a quarter of the columns each, in two
-//           segments.
+//           Split: a cluster of eight blocks shares a tile, an eighth of the columns each.
 // Shared    A ring of stages of 64 columns: rows of activations and the weights of a tile; in
 //           their place, the sums of a split tile.
 // Numerics  As few_rows.cuh: the same bits.
@@ -15,35 +14,33 @@
 
 #include <cuda_runtime.h>
 
-#include <bit>
-
 #include "cuda/device/ptx_sm90.cuh"
 #include "cuda/device/reduce.cuh"
 #include "cuda/device/shared.cuh"
 #include "cuda/gemm/hopper/finish.cuh"
 #include "cuda/gemm/hopper/operands.h"
 #include "cuda/gemm/hopper/ring.cuh"
+#include "cuda/gemm/hopper/split_sums.cuh"
 
 namespace hymba::cuda::hopper {
 
 inline constexpr int kWarpgroupThreads = 128;
 inline constexpr int kWarpgroupRows = 64;
 
-template <int kWarpgroups_, int kGroups_, int kParts_, int kPartSegments_>
+template <int kWarpgroups_, int kGroups_, bool kIsSplit_>
 struct WarpgroupConfig {
   static constexpr int kWarpgroups = kWarpgroups_;
   static constexpr int kGroups = kGroups_;
-  static constexpr int kParts = kParts_;  // blocks that share the columns
-  static constexpr int kPartSegments = kPartSegments_;
-  static constexpr bool kIsSplit = kParts > 1;
-  static constexpr int kTreeLevels = std::bit_width(unsigned{kPartSegments}) - 1;
+  static constexpr bool kIsSplit = kIsSplit_;
+  static constexpr int kParts = kIsSplit ? kSplit : 1;  // blocks that share the columns
   static constexpr int kRows = kWarpgroupRows * kWarpgroups;
   static constexpr int kReaders = kWarpgroupThreads * kWarpgroups;
   static constexpr int kThreads = kReaders + kWarp;
   static constexpr int kRowBytes = kRows * kBlockCols * 2;  // of a stage
   static constexpr int kStageBytes = kRowBytes + kGroups * kBlockElements * 2;
+  using Sums = SplitSums<kRows, kThreads>;
   // The sums of a split tile take the place of its stages.
-  static constexpr int kSumBytes = kIsSplit ? split_sum_bytes(kRows, kGroups, kParts) : 0;
+  static constexpr int kSumBytes = kIsSplit ? Sums::kBytes : 0;
 };
 
 template <typename Config, typename Epilogue>
@@ -56,21 +53,20 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
   const int rank = blockIdx.x % Config::kParts;
   const int worker = blockIdx.x / Config::kParts;
   const int num_workers = gridDim.x / Config::kParts;
-  // The columns of segment i of this block's.
-  const auto segment_begin = [&](int i) {
-    return first_block(rank * Config::kPartSegments + i, Config::kParts * Config::kPartSegments,
-                       operands.blocks);
-  };
-  const int begin = segment_begin(0);
-  const int end = segment_begin(Config::kPartSegments);
+  const int begin = first_block(rank, Config::kParts, operands.blocks);
+  const int end = first_block(rank + 1, Config::kParts, operands.blocks);
   const int stages = operands.stages;
   const int num_items = operands.row_tiles * operands.tiles;
 
   __shared__ RingBarriers barriers;
+  __shared__ Barrier sums_arrived;
   char* const ring = dynamic_shared<char>();
   const auto row_stage = [&](int stage) { return ring + stage * Config::kStageBytes; };
   const auto weight_stage = [&](int stage) { return row_stage(stage) + Config::kRowBytes; };
-  if (threadIdx.x == 0) barriers.init(stages, Config::kWarpgroups);
+  if (threadIdx.x == 0) {
+    if constexpr (kIsSplit) init_barrier(&sums_arrived, 1);
+    barriers.init(stages, Config::kWarpgroups);
+  }
   __syncthreads();
 
   // Items that run together share the weights, and the next ones the rows.
@@ -79,18 +75,16 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
     return TileGroups(operands, item / operands.row_tiles, Epilogue::kPaired);
   };
 
-  // By all threads of the cluster, once an item, after all copies have arrived and were read.
+  // By all threads of the cluster, once an item, after its copies have arrived.
+  [[maybe_unused]] typename Config::Sums sums(ring, &sums_arrived);
   [[maybe_unused]] const auto finish_split = [&](int item, const TileGroups& groups,
-                                                 const auto& send) {
-    const SplitSums<Config::kParts> split(ring, groups, row_of(item),
-                                          min(operands.rows - row_of(item), Config::kRows));
+                                                 const auto& put) {
+    // The sums take the place of what all warps of this block, and of the others, have read.
+    __syncthreads();
     arrive_at_cluster();
-    wait_for_cluster();
-    send(split);
-    arrive_at_cluster();
-    wait_for_predecessor();
-    wait_for_cluster();
-    split.finish(rank, epilogue);
+    put();
+    sums.finish(rank, groups, row_of(item), min(operands.rows - row_of(item), Config::kRows),
+                epilogue);
     // The next item's copies overwrite the sums.
     if (item + num_workers < num_items) __syncthreads();
   };
@@ -136,7 +130,7 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
         catch_up(item, end);
       }
       __syncwarp();
-      if constexpr (kIsSplit) finish_split(item, groups, [](const auto&) {});
+      if constexpr (kIsSplit) finish_split(item, groups, [] {});
     }
   } else {
     // The same for all lanes, and the compiler is to know it.
@@ -149,68 +143,49 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
     RingPlace place(stages);
     for (int item = worker; item < num_items; item += num_workers) {
       const TileGroups groups = groups_of(item);
-      float acc[kGroups][4];
-      const auto add_up = [&](int num_blocks) {
-#pragma unroll
-        for (int i = 0; i < kGroups; ++i)
-#pragma unroll
-          for (int j = 0; j < 4; ++j) acc[i][j] = 0.0f;
-        int previous = -1;
-        const auto release_previous = [&] {
-          if (previous >= 0 && threadIdx.x % kWarpgroupThreads == 0)
-            arrive_at(&barriers.empty[previous]);
-        };
-        // Not unrolled: only then does the compiler keep the descriptors in uniform registers, and
-        // the products follow each other without a gap.
-#pragma unroll 1
-        for (int i = 0; i < num_blocks; ++i) {
-          wait_for_phase(&barriers.full[place.stage()], place.parity());
-          const uint32_t stage_offset = place.stage() * (Config::kStageBytes / kOperandUnit);
-          fence_accumulators();
-#pragma unroll
-          for (int k = 0; k < kBlockCols / 16; ++k) {
-            const uint32_t offset = stage_offset + k * (16 * sizeof(BFloat16) / kOperandUnit);
-            multiply_async<8 * kGroups>(reinterpret_cast<float(&)[4 * kGroups]>(acc),
-                                        first_rows + offset, first_weights + offset);
-          }
-          commit_products();
-          wait_for_products<1>();
-          release_previous();
-          previous = place.stage();
-          place.advance();
-        }
-        wait_for_products<0>();
-        release_previous();
+      float acc[kGroups][4] = {};
+      const auto release = [&](int stage) {
+        if (threadIdx.x % kWarpgroupThreads == 0) arrive_at(&barriers.empty[stage]);
       };
-
-      // The sums of segments are added as a tree: those of level i are of 2^i segments.
-      constexpr int kLevels = Config::kTreeLevels;
-      [[maybe_unused]] float levels[kLevels + 1][kGroups][4];
+      [[maybe_unused]] int previous = 0;
+      // Not unrolled: only then does the compiler keep the descriptors in uniform registers, and
+      // the products follow each other without a gap.
+#pragma unroll 1
+      for (int block = begin; block < end; ++block) {
+        wait_for_phase(&barriers.full[place.stage()], place.parity());
+        const uint32_t stage_offset = place.stage() * (Config::kStageBytes / kOperandUnit);
+        fence_accumulators();
 #pragma unroll
-      for (int segment = 0; segment < Config::kPartSegments; ++segment) {
-        add_up(segment_begin(segment + 1) - segment_begin(segment));
-#pragma unroll
-        for (int level = 0; level <= kLevels; ++level) {
-          const bool whole = segment >> level & 1;
-#pragma unroll
-          for (int i = 0; i < 4 * kGroups; ++i) {
-            float& sum = levels[level][i / 4][i % 4];
-            if (whole)
-              acc[i / 4][i % 4] = sum + acc[i / 4][i % 4];
-            else
-              sum = acc[i / 4][i % 4];
-          }
-          if (!whole) break;
+        for (int k = 0; k < kBlockCols / 16; ++k) {
+          const uint32_t offset = stage_offset + k * (16 * sizeof(BFloat16) / kOperandUnit);
+          multiply_async<8 * kGroups>(reinterpret_cast<float(&)[4 * kGroups]>(acc),
+                                      first_rows + offset, first_weights + offset);
         }
+        commit_products();
+        if constexpr (kIsSplit) {
+          // There are few stages: what was read is filled again at once, not when the next has
+          // arrived.
+          wait_for_products<0>();
+          release(place.stage());
+        } else {
+          wait_for_products<1>();
+          if (block > begin) release(previous);
+          previous = place.stage();
+        }
+        place.advance();
+      }
+      if constexpr (!kIsSplit) {
+        wait_for_products<0>();
+        release(previous);
       }
 
       if constexpr (kIsSplit) {
-        finish_split(item, groups, [&](const auto& split) {
+        finish_split(item, groups, [&] {
 #pragma unroll
           for (int i = 0; i < kGroups; ++i) {
             const int pair = 4 * i + lane % 4;
-            split.send(rank, own_row, pair, {acc[i][0], acc[i][1]});
-            split.send(rank, own_row + 8, pair, {acc[i][2], acc[i][3]});
+            sums.put(own_row, pair, {acc[i][0], acc[i][1]});
+            sums.put(own_row + 8, pair, {acc[i][2], acc[i][3]});
           }
         });
       } else {
