@@ -55,17 +55,20 @@ struct SplitXProj {
         counters(counters) {}
 
   __host__ __device__ int rows() const { return product.groups * kBlockRows; }
-  int num_blocks() const { return product.blocks * ceil_div(product.rows, kTileTokens); }
+  int num_tiles() const { return ceil_div(product.rows, kTileTokens); }
+  __device__ __forceinline__ int tile(int block) const { return block / product.blocks; }
+  int num_blocks() const { return product.blocks * num_tiles(); }
   size_t shared_bytes() const {
     return static_cast<size_t>(rows() + kSplitTokens) * kBlockCols * sizeof(BFloat16);
   }
 };
 
-// Block `block` of the launch. All threads of a block of kSplitThreads call it, and it waits for
-// the predecessor. `input.columns(c)`, called before, gives something that has 8 columns from c on,
-// those beyond the last as zeroes, of a token: chunk(token).
+// Block `block` of the stage. All threads of a block of kSplitThreads call it, and it waits for the
+// predecessor. `input.columns(c)`, called before, gives something that has 8 columns from c on,
+// those beyond the last as zeroes, of a token: chunk(token). Returns whether this is the block that
+// wrote the tile's rows.
 template <typename Input>
-__device__ __forceinline__ void project_columns(const SplitXProj& params, int block,
+__device__ __forceinline__ bool project_columns(const SplitXProj& params, int block,
                                                 const Input& input) {
   const PackedOperands& product = params.product;
   BFloat16* const weights = dynamic_shared<BFloat16>();
@@ -74,7 +77,7 @@ __device__ __forceinline__ void project_columns(const SplitXProj& params, int bl
   const int warp = thread / kWarp;
   const int lane = thread % kWarp;
   const int column_block = block % product.blocks;
-  const int tile = block / product.blocks;
+  const int tile = params.tile(block);
   const int first_token = tile * kTileTokens;
   const int num_tokens = min(kTileTokens, product.rows - first_token);
 
@@ -121,7 +124,7 @@ __device__ __forceinline__ void project_columns(const SplitXProj& params, int bl
     *reinterpret_cast<float2*>(to) = make_float2(sums[0][0], sums[0][1]);
     *reinterpret_cast<float2*>(to + 8) = make_float2(sums[1][0], sums[1][1]);
   }
-  if (!arrives_last(params.counters + tile, product.blocks)) return;
+  if (!arrives_last(params.counters + tile, product.blocks)) return false;
 
   // Four neighbouring lanes add up the contributions to the same four rows of the matrix.
   float* const sums = reinterpret_cast<float*>(weights);
@@ -167,6 +170,7 @@ __device__ __forceinline__ void project_columns(const SplitXProj& params, int bl
   for (int token = warp; token < num_tokens; token += kSplitWarps)
     normalize_x_proj_row(sums + token * params.rows(), params.norms,
                          params.out[first_token + token]);
+  return true;
 }
 
 }  // namespace hymba::cuda
