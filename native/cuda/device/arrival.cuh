@@ -34,8 +34,7 @@ struct Gate {
     if (threadIdx.x == 0) arrive(counter, last());
   }
 
-  // Waits for all openers, which are sure to run: see take_ticket. All threads of the block call
-  // it.
+  // Waits for all openers, which are sure to run (take_ticket). All threads of the block call it.
   __device__ __forceinline__ void pass() const {
     if (threadIdx.x == 0) {
       wait_for_count(counter, static_cast<uint32_t>(num_openers));

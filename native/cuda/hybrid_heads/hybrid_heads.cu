@@ -4,12 +4,12 @@
 // Shapes    As those of the six stages, in bf16; Dk and Dv 64 or 128.
 // Mapping   Three kinds of blocks: those of attention, unit_attention.cuh; those of
 //           x_proj_split.cuh, whose threads convolve what they bring; and those of step_states.cuh,
-//           which wait for the latter's dt, B, C and u, for 16 tokens at a time. Blocks of the
-//           Mamba heads take their work in the order in which they start, all of x_proj before any
-//           states, so that what a block waits for is always under way.
-//           They are spread evenly among those of attention: the memory's time is filled while
-//           x_proj waits for its sums, and when its last block starts, about two thirds of the grid
-//           have, so that with many tokens hardly any block of states has to wait.
+//           which wait until x_proj of their 16 tokens is done. Both kinds of the Mamba heads take
+//           their work in the order in which they start, all of x_proj before any states, so that
+//           what a block waits for is always under way.
+//           They are spread evenly among those of attention: memory is kept busy while x_proj waits
+//           for its sums, and with many tokens x_proj of a tile is long done when the turn of its
+//           states comes.
 // Shared    The largest of the three: 50 KB at head dims of 64 and 128.
 // Numerics  The bits of the six stages.
 // Cost      K/V that is seen, and the states, bound by memory. With one sequence bound by latency:
