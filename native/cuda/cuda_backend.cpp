@@ -23,7 +23,8 @@ namespace {
 constexpr int kUploadBuffers = 4;
 constexpr size_t kUploadBufferBytes = 8 << 20;
 
-// One for each (span, K/V head) of a step is the most that a stage counts.
+// One for each (span, K/V head) of a step is the most that a stage counts. The last one counts
+// tickets.
 constexpr int kCounters = 64 * 1024;
 
 class DeviceSlab final : public Slab {
@@ -268,7 +269,8 @@ class CudaBackend final : public Backend {
     return {.stream = session.stream.get(),
             .device = &session.device,
             .counters = counters_,
-            .num_counters = kCounters,
+            .num_counters = kCounters - 1,
+            .tickets = counters_ + kCounters - 1,
             .scratch = scratch_,
             .scratch_bytes = scratch_bytes_};
   }

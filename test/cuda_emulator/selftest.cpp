@@ -246,6 +246,11 @@ __global__ void deadlock_kernel() {
     __syncwarp();
 }
 
+__global__ void waits_for_later_block_kernel(const uint32_t* counter) {
+  wait_for_predecessor();
+  wait_for_count(counter, 1);
+}
+
 __global__ void ended_lane_kernel() {
   wait_for_predecessor();
   if (threadIdx.x == 3) return;
@@ -289,6 +294,10 @@ void test_failures() {
   expect_failure("forgets_to_wait_kernel()", forgets_to_wait_kernel, 32);
   expect_failure("other lanes of its warp are in the barrier", diverging_barrier_kernel, 32);
   expect_failure("deadlock", deadlock_kernel, 32);
+  {
+    const Buffer<uint32_t> counter(std::vector<uint32_t>{0});
+    expect_failure("waits for blocks", waits_for_later_block_kernel, 32, counter.data);
+  }
   expect_failure("ended", ended_lane_kernel, 32);
   expect_failure("do not exist", ended_lane_kernel, 2);
   expect_failure("4 bytes behind an allocation of 256 bytes", write_kernel, 1, out.data, 65);

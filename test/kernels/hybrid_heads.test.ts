@@ -393,7 +393,7 @@ function decoding(count: number): Span[] {
 
 describeCuda("hybrid_heads", (device) => {
   describe.each([true, false])("K/V of its own: %s", (isProducer) => {
-    test.each([1, 2, 15, 16, 17, 33])("%i sequences, all keys", (count) =>
+    test.each([1, 2, 15, 16, 17, 23, 33])("%i sequences, all keys", (count) =>
       expectAsOnCpu(device, { spans: decoding(count), isProducer }, "fused"),
     );
 
@@ -463,6 +463,17 @@ describeCuda("hybrid_heads", (device) => {
     const [once, again] = [prepare(device, problem, "bf16"), prepare(device, problem, "bf16")];
     for (const { args } of [once, again]) device.hybridHeads(args);
     expectSameResults(again, once);
+  });
+
+  // Blocks count each other, where a step of another size counts something else: whoever comes last
+  // leaves zeroes behind.
+  test("one call after another, of any sizes", () => {
+    const run = (count: number) =>
+      prepare(device, { spans: decoding(count), window: 60, ringColumns: 3 }, "bf16");
+    const sizes = [1, 20, 17, 5, 4];
+    const [once, again] = [sizes.map(run), sizes.map(run).toReversed()];
+    for (const { args } of [...once, ...again]) device.hybridHeads(args);
+    again.toReversed().forEach((result, i) => expectSameResults(result, once[i]!));
   });
 
   test("other sequences of a step change no bit", () => {

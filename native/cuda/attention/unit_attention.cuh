@@ -119,10 +119,11 @@ template <int kDim>
 __device__ __forceinline__ void load_half_page(BFloat16* to, const BFloat16* from, int first,
                                                int end) {
   constexpr int kPanelStep = kStepKeys * kPanelElements;
+  const unsigned lane = threadIdx.x % kWarp;
 #pragma unroll
   for (int i = 0; i < kStepKeys * kDim; i += kWarp * kChunkElements) {
     const int panel = i / kPanelStep;
-    const int in_panel = i % kPanelStep + static_cast<int>(threadIdx.x) % kWarp * kChunkElements;
+    const unsigned in_panel = i % kPanelStep + lane * kChunkElements;
     const int slot = in_panel / kPanelElements;
     copy_16_async(to + panel * kPanelStep + in_panel,
                   from + panel * (kPageTokens * kPanelElements) + in_panel,
@@ -334,7 +335,6 @@ __device__ __forceinline__ void attend_unit(const UnitParams& params, int block,
   // Four columns a thread.
   constexpr int kRowParts = kValueDim / 4;
   BFloat16* const token_out = params.out[token] + kv_head * group * kValueDim;
-  const int64_t first_item = static_cast<int64_t>(pair) * plan.max_units;
   for (int i = threadIdx.x; i < group * kRowParts; i += kAttentionThreads) {
     const int row = i / kRowParts;
     const int column = i % kRowParts * 4;
@@ -345,7 +345,7 @@ __device__ __forceinline__ void attend_unit(const UnitParams& params, int block,
     if (num_units == 1) {
       store_normalised(token_out + row * kValueDim + column, sum, merged.sum);
     } else {
-      const int64_t part = (first_item + unit) * group + row;
+      const int64_t part = int64_t{block} * group + row;
       *reinterpret_cast<float4*>(params.partials.out + part * kValueDim + column) = sum;
       if (column == 0) params.partials.stats[part] = merged;
     }
@@ -353,10 +353,11 @@ __device__ __forceinline__ void attend_unit(const UnitParams& params, int block,
   if (num_units == 1) return;
 
   if (!arrives_last(params.counters + pair, num_units)) return;
+  const int64_t first_unit = static_cast<int64_t>(pair) * plan.max_units;
   for (int i = threadIdx.x; i < group * kRowParts; i += kAttentionThreads) {
     const int row = i / kRowParts;
     const int column = i % kRowParts * 4;
-    const auto part = [&](int u) { return (first_item + u) * group + row; };
+    const auto part = [&](int u) { return (first_unit + u) * group + row; };
     Stats merged;
     const float4 sum = merge(
         num_units, [&](int u) { return params.partials.stats[part(u)]; },

@@ -145,4 +145,13 @@ __device__ __forceinline__ uint32_t arrive(uint32_t* counter, uint32_t last) {
   return before;
 }
 
+// Until `counter` is at least `count`, which blocks of this grid bring about that are sure to run:
+// those that started earlier. What they wrote before they counted (`arrive`) is there to be read.
+__device__ __forceinline__ void wait_for_count(const uint32_t* counter, uint32_t count) {
+  uint32_t seen;
+  do {
+    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(seen) : "l"(counter) : "memory");
+  } while (seen < count);
+}
+
 }  // namespace hymba::cuda

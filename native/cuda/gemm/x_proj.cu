@@ -6,7 +6,8 @@
 //           fp32, and a second kernel takes a warp a row.
 // Numerics  The norms see the sums unrounded; squares are added in fp32, 32 lanes and a butterfly;
 //           one rounding to out's dtype.
-// Cost      Beside the product, 8·T·(R + 2N) bytes through the L2; split, as many a 64 columns.
+// Cost      Beside the product, 8·T·(R + 2N) bytes through the L2; split, as many for every 128
+// columns.
 
 #include "cuda/gemm/x_proj.h"
 
@@ -65,7 +66,6 @@ struct StoredColumns {
 
 __global__ void __launch_bounds__(kSplitThreads)
     x_proj_split_kernel(SplitXProj params, StoredColumns input) {
-  allow_successor();
   project_columns(params, blockIdx.x, input);
 }
 

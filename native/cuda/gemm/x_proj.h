@@ -21,9 +21,13 @@ inline bool splits_x_proj(const XProjArgs& args) {
          args.out.dtype() == DType::kBF16 && packed_rows(args.weight.rows) <= kMaxSplitRows;
 }
 
+// Blocks of 64 columns that a block of threads takes then.
+inline constexpr int kSplitPanels = 2;
+
 // Floats of scratch that it takes then, for a weight of [rows, cols].
 constexpr int64_t contribution_floats(int64_t tokens, int64_t rows, int64_t cols) {
-  return tokens * packed_rows(rows) * (packed_cols(cols) / kBlockCols);
+  const int64_t panels = packed_cols(cols) / kBlockCols;
+  return tokens * packed_rows(rows) * ((panels + kSplitPanels - 1) / kSplitPanels);
 }
 
 }  // namespace hymba::cuda

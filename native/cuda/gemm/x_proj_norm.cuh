@@ -4,6 +4,7 @@
 #include <cuda_runtime.h>
 
 #include "cuda/device/convert.cuh"
+#include "cuda/device/ptx.cuh"
 #include "cuda/device/reduce.cuh"
 #include "ops/ops.h"
 
@@ -24,6 +25,15 @@ struct XProjNorms {
   explicit XProjNorms(const XProjArgs& args)
       : segments{Segment(args.dt_norm), Segment(args.b_norm), Segment(args.c_norm)},
         epsilon(args.epsilon) {}
+
+  // Brings the weights closer. By all threads of the block.
+  __device__ __forceinline__ void warm() const {
+    constexpr int kLineFloats = 32;
+    for (int i = 0; i < kSegments; ++i)
+      for (int col = threadIdx.x * kLineFloats; col < segments[i].count;
+           col += blockDim.x * kLineFloats)
+        load_to_l1(segments[i].weight + col);
+  }
 };
 
 // One row, by a warp.

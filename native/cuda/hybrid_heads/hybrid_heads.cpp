@@ -4,7 +4,7 @@
 #include "cuda/attention/kernels.h"
 #include "cuda/attention/split.h"
 #include "cuda/gemm/x_proj.h"
-#include "cuda/hybrid_heads/kernels.h"
+#include "cuda/hybrid_heads/limits.h"
 
 namespace hymba::cuda {
 namespace {
@@ -27,12 +27,13 @@ bool fits_step_states(const DtProjArgs& dt_proj, const SelectiveScanArgs& scan) 
          is_aligned(scan.ssm_state);
 }
 
-// All of a step is one launch, which counts arrivals of (token, K/V head) and of tiles of tokens.
+// All of a step is one launch, which counts arrivals of (token, K/V head), of tiles of tokens and
+// of groups of tokens.
 bool fits_launch(const AttentionArgs& args, const LaunchContext& context) {
   const BatchView& batch = args.batch;
   const bool is_decoding = batch.num_tokens == batch.num_spans;  // a span has a token at least
   return is_decoding && batch.num_spans <= kMaxLaunchSpans &&
-         batch.num_spans * (args.kv.num_kv_heads + 1) <= context.num_counters;
+         batch.num_spans * (args.kv.num_kv_heads + 2) <= context.num_counters;
 }
 
 }  // namespace
@@ -41,11 +42,6 @@ bool fuses_heads(const HybridHeadsArgs& args, const LaunchContext& context) {
   return fits_launch(args.attention, context) && fits_tensor_cores(args.attention) &&
          fits_rotation(args.rotary) && fits_projection(args.conv, args.x_proj) &&
          fits_step_states(args.dt_proj, args.scan);
-}
-
-void hybrid_heads(const HybridHeadsArgs& args, const LaunchContext& context) {
-  attend_and_project(args, context);
-  step_states(args.dt_proj, args.scan, context);
 }
 
 }  // namespace hymba::cuda

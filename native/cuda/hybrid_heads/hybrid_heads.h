@@ -1,4 +1,4 @@
-// A layer's heads in two launches, for steps of decoding: what `run` of HybridHeadsArgs needs.
+// A layer's heads in one launch, for steps of decoding: what `run` of HybridHeadsArgs needs.
 #pragma once
 
 #include <cstddef>
@@ -8,7 +8,7 @@
 
 namespace hymba::cuda {
 
-// Whether the two kernels can do it; else the six stages one after the other can.
+// Whether the kernel can do it; else the six stages one after the other can.
 bool fuses_heads(const HybridHeadsArgs& args, const LaunchContext& context);
 
 void hybrid_heads(const HybridHeadsArgs& args, const LaunchContext& context);

@@ -24,6 +24,9 @@ struct LaunchContext {
   uint32_t* counters = nullptr;
   int num_counters = 0;
 
+  // One more of these, for device/ticket.cuh alone.
+  uint32_t* tickets = nullptr;
+
   // Holds nothing from one stage to the next.
   void* scratch = nullptr;
   size_t scratch_bytes = 0;

@@ -91,7 +91,7 @@ __global__ void __launch_bounds__(Config::kThreads, 2)
 
   // By all threads of the cluster, once a tile, after they put their sums.
   [[maybe_unused]] const auto finish_split = [&](int tile, const TileGroups& groups) {
-    sums.finish(rank, groups, 0, operands.rows, epilogue);
+    if constexpr (Config::kIsSplit) sums.finish(rank, groups, 0, operands.rows, epilogue);
     // What this thread got, it has used.
     if (tile + num_workers < operands.tiles) arrive_at_cluster();
   };

@@ -80,4 +80,11 @@ inline void prefetch_to_l2(const void*) {}
 
 inline uint32_t arrive(uint32_t* counter, uint32_t last) { return atomicInc(counter, last); }
 
+// Blocks run to their end one after the other: who would have to wait, would wait forever.
+inline void wait_for_count(const uint32_t* counter, uint32_t count) {
+  if (*counter < count)
+    emulator::fail_thread(cudaErrorLaunchFailure,
+                          "it waits for blocks that need not have started before its own");
+}
+
 }  // namespace hymba::cuda
