@@ -138,11 +138,11 @@ __device__ __forceinline__ bool project_columns(const SplitXProj& params, int bl
       }
     }
     static_assert(kTileTokens <= 8, "the rows of the lower half");
-    const int token = lane / 4;
-    if (token >= num_tokens) continue;
-    float* const to = contributions + token * token_stride + unit * 16 + lane % 4 * 2;
-    *reinterpret_cast<float2*>(to) = make_float2(sums[0][0], sums[0][1]);
-    *reinterpret_cast<float2*>(to + 8) = make_float2(sums[1][0], sums[1][1]);
+    if (const int token = lane / 4; token < num_tokens) {
+      float* const to = contributions + token * token_stride + unit * 16 + lane % 4 * 2;
+      *reinterpret_cast<float2*>(to) = make_float2(sums[0][0], sums[0][1]);
+      *reinterpret_cast<float2*>(to + 8) = make_float2(sums[1][0], sums[1][1]);
+    }
   }
   if (!arrives_last(params.counters + tile, num_parts)) return false;
 

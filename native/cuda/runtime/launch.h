@@ -8,6 +8,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "core/host_device.h"
 #include "cuda/runtime/check.h"
 #include "cuda/runtime/device_info.h"
 
@@ -78,7 +79,7 @@ void launch(const char* name, const LaunchContext& context, void (*kernel)(Param
 }
 
 template <typename T>
-constexpr T ceil_div(T a, std::type_identity_t<T> b) {
+HYMBA_HD constexpr T ceil_div(T a, std::type_identity_t<T> b) {
   return (a + b - 1) / b;
 }
 

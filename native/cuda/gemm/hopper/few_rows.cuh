@@ -1,4 +1,4 @@
-// Computes  out = epilogue(in · weightᵀ) for up to 32 rows of activations.
+// Computes  out = epilogue(in · weightᵀ) for up to 8 rows of activations.
 // Shapes    in [T, K] bf16, K a multiple of 8, rows on multiples of 16 bytes; weight packed.
 // Mapping   A block takes a tile of the matrix: kGroupsPerWarp groups of 8 rows each for its eight
 //           warps, over all columns. Split: a cluster of eight blocks takes one, an eighth of the
@@ -26,17 +26,15 @@
 
 namespace hymba::cuda::hopper {
 
-template <int kRows_, int kGroupsPerWarp_, bool kIsSplit_>
+template <int kGroupsPerWarp_, bool kIsSplit_>
 struct FewRowsConfig {
-  static constexpr int kRows = kRows_;  // 8, 16 or 32
-  static constexpr int kRowTiles = kRows <= 16 ? 1 : kRows / 16;
   static constexpr int kGroupsPerWarp = kGroupsPerWarp_;
   static constexpr bool kIsSplit = kIsSplit_;
   static constexpr int kWarps = 8;
   static constexpr int kReaders = kWarps * kWarp;
   static constexpr int kThreads = kReaders + kWarp;
   static constexpr int kParts = kIsSplit ? kSplit : 1;  // blocks that share the columns
-  using Sums = SplitSums<kRows, kThreads>;
+  using Sums = SplitSums<kMaxFewRows, kThreads>;
 
   HYMBA_HD static constexpr int row_bytes(int blocks) {
     return static_cast<int>(ceil_div(blocks, kParts)) * kBlockCols * 2 + 16;
@@ -53,8 +51,6 @@ struct FewRowsConfig {
 template <typename Config, typename Input, typename Epilogue>
 __global__ void __launch_bounds__(Config::kThreads, 2)
     few_rows_gemm_kernel(Operands operands, int stage_bytes, Input input, Epilogue epilogue) {
-  constexpr int kRows = Config::kRows;
-  constexpr int kRowTiles = Config::kRowTiles;
   constexpr int kSumGroups = Config::kGroupsPerWarp;
 
   const int rank = blockIdx.x % Config::kParts;
@@ -120,47 +116,32 @@ __global__ void __launch_bounds__(Config::kThreads, 2)
   }
 
   const int own_group = warp * kSumGroups;
-  // ldmatrix: lane 8i + r gives the address of row r of matrix i. Two steps of 16 columns of 8
-  // rows, or one of 16 rows. Rows beyond the last are the last one again; nobody stores what comes
-  // of them.
+  // ldmatrix: lane 8i + r gives the address of row r of matrix i: two steps of 16 columns. Rows
+  // beyond the last are the last one again; nobody stores what comes of them.
   const int matrix_row = lane % 8;
   const int matrix = lane / 8;
-  const char* row_at[kRowTiles];
-#pragma unroll
-  for (int tile = 0; tile < kRowTiles; ++tile) {
-    const int row = tile * 16 + matrix_row + (kRows == 8 ? 0 : matrix % 2 * 8);
-    row_at[tile] =
-        rows + min(row, operands.rows - 1) * row_bytes + (kRows == 8 ? matrix : matrix / 2) * 16;
-  }
+  const char* const row_at = rows + min(matrix_row, operands.rows - 1) * row_bytes + matrix * 16;
 
-  bring_rows<Config::kReaders, Config::kRows>(input, operands, begin * kBlockCols, valid_cols, rows,
-                                              row_bytes, [] { sync_threads<Config::kReaders>(); });
+  bring_rows<Config::kReaders>(input, operands, begin * kBlockCols, valid_cols, rows, row_bytes,
+                               [] { sync_threads<Config::kReaders>(); });
   RingPlace place(stages);
   for (int tile = worker; tile < operands.tiles; tile += num_workers) {
     const TileGroups groups(operands, tile, Epilogue::kPaired);
     const int own_groups = min(groups.count - own_group, kSumGroups);
-    float acc[kRowTiles][kSumGroups][4] = {};
+    float acc[kSumGroups][4] = {};
     for (int step = 0; step < steps; ++step) {
       const char* const weights = ring + place.stage() * stage_bytes;
-      const int column = step * kBlockCols * 2;
-      uint32_t a[kRowTiles][4][4];
-      if constexpr (kRows == 8) {
+      uint32_t a[4][4];
 #pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          uint32_t r[4];
-          load_matrix_x4(r, row_at[0] + column + half * 64);
+      for (int half = 0; half < 2; ++half) {
+        uint32_t r[4];
+        load_matrix_x4(r, row_at + step * kBlockCols * 2 + half * 64);
 #pragma unroll
-          for (int i = 0; i < 4; ++i) {
-            // Rows 8 to 15 are those of 0 to 7 again.
-            a[0][2 * half + i / 2][i % 2 * 2] = r[i];
-            a[0][2 * half + i / 2][i % 2 * 2 + 1] = r[i];
-          }
+        for (int i = 0; i < 4; ++i) {
+          // Rows 8 to 15 are those of 0 to 7 again.
+          a[2 * half + i / 2][i % 2 * 2] = r[i];
+          a[2 * half + i / 2][i % 2 * 2 + 1] = r[i];
         }
-      } else {
-#pragma unroll
-        for (int tile = 0; tile < kRowTiles; ++tile)
-#pragma unroll
-          for (int k = 0; k < 4; ++k) load_matrix_x4(a[tile][k], row_at[tile] + column + k * 32);
       }
       wait_for_phase(&barriers.full[place.stage()], place.parity());
 #pragma unroll
@@ -171,11 +152,8 @@ __global__ void __launch_bounds__(Config::kThreads, 2)
         for (int half = 0; half < 2; ++half) {
           uint32_t b[4];
           load_matrix_x4(b, group + (((matrix + 4 * half) ^ matrix_row) * 16));
-#pragma unroll
-          for (int tile = 0; tile < kRowTiles; ++tile) {
-            mma_16x8x16(acc[tile][i], a[tile][2 * half], {b[0], b[1]});
-            mma_16x8x16(acc[tile][i], a[tile][2 * half + 1], {b[2], b[3]});
-          }
+          mma_16x8x16(acc[i], a[2 * half], {b[0], b[1]});
+          mma_16x8x16(acc[i], a[2 * half + 1], {b[2], b[3]});
         }
       }
       __syncwarp();
@@ -185,24 +163,14 @@ __global__ void __launch_bounds__(Config::kThreads, 2)
 
     if constexpr (Config::kIsSplit) {
 #pragma unroll
-      for (int i = 0; i < kSumGroups; ++i) {
-        if (i >= own_groups) break;
-#pragma unroll
-        for (int tile = 0; tile < kRowTiles; ++tile) {
-          const int row = tile * 16 + lane / 4;
-          const int pair = (own_group + i) * 4 + lane % 4;
-          const float(&sum)[4] = acc[tile][i];
-          sums.put(row, pair, {sum[0], sum[1]});
-          if constexpr (kRows > 8) sums.put(row + 8, pair, {sum[2], sum[3]});
-        }
-      }
+      for (int i = 0; i < kSumGroups; ++i)
+        if (i < own_groups)
+          sums.put(lane / 4, (own_group + i) * 4 + lane % 4, {acc[i][0], acc[i][1]});
       finish_split(tile, groups);
     } else {
       wait_for_predecessor();
-#pragma unroll
-      for (int tile = 0; tile < kRowTiles; ++tile)
-        finish_sums<kSumGroups>(acc[tile], groups.first + own_group, own_groups,
-                                tile * 16 + lane / 4, operands.rows, lane % 4, epilogue);
+      finish_sums<kSumGroups>(acc, groups.first + own_group, own_groups, lane / 4, operands.rows,
+                              lane % 4, epilogue);
     }
   }
 }

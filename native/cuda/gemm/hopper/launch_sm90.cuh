@@ -45,19 +45,12 @@ void few_rows_gemm(const char* stage, const PackedOperands& operands, const Tili
   const auto run = [&](auto config) {
     launch_few_rows<decltype(config)>(stage, operands, tiling, input, epilogue, context);
   };
-  if constexpr (!Epilogue::kPaired) {
-    if (tiling.split > 1) {
-      static_assert(kMaxNormedRows <= 8);
-      if (!Input::kIsStored || operands.rows <= 8) return run(FewRowsConfig<8, 2, true>{});
-      if constexpr (Input::kIsStored)
-        return operands.rows <= 16 ? run(FewRowsConfig<16, 2, true>{})
-                                   : run(FewRowsConfig<32, 2, true>{});
-    }
-  }
+  if constexpr (!Epilogue::kPaired)
+    if (tiling.split > 1) return run(FewRowsConfig<2, true>{});
   if (tiling.groups <= kNarrowGroups)
-    run(FewRowsConfig<8, 2, false>{});
+    run(FewRowsConfig<2, false>{});
   else
-    run(FewRowsConfig<8, 4, false>{});
+    run(FewRowsConfig<4, false>{});
 }
 
 template <typename Config, typename Epilogue>

@@ -25,16 +25,14 @@ inline constexpr int kSplit = 8;
 inline constexpr int64_t kMaxSplitRows = 256;
 
 // Rows of activations that the few-rows kernel takes. Beyond, its warps read the weights from
-// shared memory more often than a warpgroup's instructions do; where the columns are split it has
-// few. It keeps all columns of a block's rows in shared memory, which must leave room for weights.
+// shared memory more often than a warpgroup's instructions do. It keeps all columns of a block's
+// rows in shared memory, which must leave room for weights.
 inline constexpr int kMaxFewRows = 8;
-inline constexpr int kMaxFewRowsSplit = 32;
 inline constexpr int64_t kMaxFewRowsBytes = 48 * 1024;
 // What it normalises itself: every block works out all rows, whose pieces its warps hold in
 // registers.
 inline constexpr int kPieceCols = 256;
 inline constexpr int kMaxNormedPieces = 56;  // of all rows together
-inline constexpr int kMaxNormedRows = 8;
 inline constexpr int64_t kMaxNormedCols = 4096;
 
 // Groups of 8 rows of the matrix that a block takes at a time, at most.
@@ -64,9 +62,8 @@ constexpr bool splits_columns(const GemmShape& shape, bool paired) {
 
 // Whether the few-rows kernel does it.
 constexpr bool takes_few_rows(const GemmShape& shape, bool paired) {
-  const bool is_split = splits_columns(shape, paired);
-  const int64_t block_cols = ceil_div(shape.cols, is_split ? kSplit : 1);
-  return shape.rows <= (is_split ? kMaxFewRowsSplit : kMaxFewRows) &&
+  const int64_t block_cols = ceil_div(shape.cols, splits_columns(shape, paired) ? kSplit : 1);
+  return shape.rows <= kMaxFewRows &&
          shape.rows * block_cols * int64_t{sizeof(BFloat16)} <= kMaxFewRowsBytes;
 }
 HYMBA_HD constexpr int num_pieces(int64_t cols) {
@@ -74,8 +71,8 @@ HYMBA_HD constexpr int num_pieces(int64_t cols) {
 }
 // Whether it normalises its rows itself.
 constexpr bool normalises_rows(const GemmShape& shape, bool paired) {
-  return fits(shape) && takes_few_rows(shape, paired) && shape.rows <= kMaxNormedRows &&
-         shape.cols <= kMaxNormedCols && shape.rows * num_pieces(shape.cols) <= kMaxNormedPieces;
+  return fits(shape) && takes_few_rows(shape, paired) && shape.cols <= kMaxNormedCols &&
+         shape.rows * num_pieces(shape.cols) <= kMaxNormedPieces;
 }
 
 struct Tiling {
@@ -136,7 +133,7 @@ static_assert(plan_tiling({64, 11008, 1600}, true, 132).row_warpgroups == 1);
 static_assert(plan_tiling({1, 1600, 3200}, false, 132).tiles == 16);
 static_assert(normalises_rows({8, 8960, 1600}, false) && !normalises_rows({9, 8960, 1600}, false));
 static_assert(normalises_rows({4, 1600, 3200}, false) && !normalises_rows({5, 1600, 3200}, false));
-static_assert(plan_tiling({32, 1600, 5504}, false, 132).row_warpgroups == 0);
+static_assert(plan_tiling({32, 1600, 5504}, false, 132).row_warpgroups == 1);
 static_assert(plan_tiling({8, 4096, 14336}, false, 132).row_warpgroups == 1);
 static_assert(plan_tiling({256, 1600, 3200}, false, 132).tiles == 16);
 static_assert(plan_tiling({256, 1600, 3200}, false, 132).row_tiles == 2);

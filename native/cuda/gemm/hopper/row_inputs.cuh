@@ -107,7 +107,7 @@ struct FusedHeadsRows {
 
 // Waits for the predecessor and lays down columns [first, first + count) of all rows, `row_bytes`
 // apiece. By kThreads threads, which `sync` lets wait for each other.
-template <int kThreads, int kMaxRows, typename Input, typename Sync>
+template <int kThreads, typename Input, typename Sync>
 __device__ __forceinline__ void bring_rows(const Input& input, const Operands& operands, int first,
                                            int count, char* to, int row_bytes, const Sync& sync) {
   const auto place = [&](int row, int col) {
@@ -132,7 +132,7 @@ __device__ __forceinline__ void bring_rows(const Input& input, const Operands& o
     constexpr int kWarps = kThreads / kWarp;
     constexpr int kItems = kMaxNormedPieces / kWarps;  // of a warp
     static_assert(kMaxNormedPieces % kWarps == 0);
-    __shared__ float piece_sums[kMaxRows][kMaxNormedCols / kPieceCols][Input::kSums];
+    __shared__ float piece_sums[kMaxFewRows][kMaxNormedCols / kPieceCols][Input::kSums];
     const int pieces = num_pieces(operands.cols);
     const int lane = static_cast<int>(threadIdx.x) % kWarp;
     // Of item i: use(row, piece, col)
