@@ -124,12 +124,6 @@ __device__ __forceinline__ uint4 load_16_streaming(const void* global) {
   return v;
 }
 
-// Brings what a later load of this block will want to the L1, in the background.
-__device__ __forceinline__ void load_to_l1(const float* global) {
-  [[maybe_unused]] float unused;
-  asm volatile("ld.global.ca.f32 %0, [%1];" : "=f"(unused) : "l"(global));
-}
-
 // Brings the 128 bytes around an address to the L2 in the background.
 __device__ __forceinline__ void prefetch_to_l2(const void* global) {
   asm volatile("prefetch.global.L2 [%0];" ::"l"(global));

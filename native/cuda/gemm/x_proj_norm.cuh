@@ -26,13 +26,16 @@ struct XProjNorms {
       : segments{Segment(args.dt_norm), Segment(args.b_norm), Segment(args.c_norm)},
         epsilon(args.epsilon) {}
 
-  // Brings the weights closer. By all threads of the block.
-  __device__ __forceinline__ void warm() const {
-    constexpr int kLineFloats = 32;
-    for (int i = 0; i < kSegments; ++i)
-      for (int col = threadIdx.x * kLineFloats; col < segments[i].count;
-           col += blockDim.x * kLineFloats)
-        load_to_l1(segments[i].weight + col);
+  // The same with the weights copied to `to`, by all threads of the block.
+  __device__ __forceinline__ XProjNorms load(float* to) const {
+    XProjNorms norms = *this;
+    for (int i = 0; i < kSegments; ++i) {
+      for (int col = threadIdx.x; col < segments[i].count; col += blockDim.x)
+        to[col] = segments[i].weight[col];
+      norms.segments[i].weight = to;
+      to += segments[i].count;
+    }
+    return norms;
   }
 };
 

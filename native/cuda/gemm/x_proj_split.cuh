@@ -8,8 +8,8 @@
 //           a warp a row: with more tokens that one block would take longer than all others, and
 //           with fewer columns a block it would have more to add up. Weights are on their way
 //           before the predecessor has ended.
-// Shared    Weights [2][R + 2N][64], and the activations [2][8][64], swizzled; later the sums
-//           [4][R + 2N] in the weights' place.
+// Shared    Weights [2][R + 2N][64], and the activations [2][8][64], swizzled; the norms' weights;
+//           later the sums [4][R + 2N] in the weights' place.
 // Numerics  Sums in fp32: 128 columns in order, then every other block in order, and both sums of
 //           those. A token's bits do not depend on the other tokens of the step, nor on its place
 //           among them.
@@ -63,7 +63,8 @@ struct SplitXProj {
   int num_blocks() const { return num_parts() * num_tiles(); }
   size_t shared_bytes() const {
     return static_cast<size_t>(rows() + kSplitTokens) * kSplitPanels * kBlockCols *
-           sizeof(BFloat16);
+               sizeof(BFloat16) +
+           rows() * sizeof(float);
   }
 };
 
@@ -93,7 +94,8 @@ __device__ __forceinline__ bool project_columns(const SplitXProj& params, int bl
        i += kSplitThreads * kChunkElements)
     copy_16_async(weights + i, from + i);
   commit_copies();
-  params.norms.warm();
+  const XProjNorms norms =
+      params.norms.load(reinterpret_cast<float*>(u + kSplitTokens * kSplitPanels * kBlockCols));
   constexpr int kPanelChunks = kBlockCols / kChunkElements;
   const int row = thread / (kSplitPanels * kPanelChunks);
   const int chunk = thread % (kSplitPanels * kPanelChunks);
@@ -187,8 +189,7 @@ __device__ __forceinline__ bool project_columns(const SplitXProj& params, int bl
   }
   __syncthreads();
   for (int token = warp; token < num_tokens; token += kSplitWarps)
-    normalize_x_proj_row(sums + token * params.rows(), params.norms,
-                         params.out[first_token + token]);
+    normalize_x_proj_row(sums + token * params.rows(), norms, params.out[first_token + token]);
   return true;
 }
 

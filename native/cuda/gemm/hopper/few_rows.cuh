@@ -26,6 +26,9 @@
 
 namespace hymba::cuda::hopper {
 
+// Of a block's weights, that are still to be asked for when the successor may start.
+inline constexpr int kBytesAhead = 48 * 1024;
+
 template <int kGroupsPerWarp_, bool kIsSplit_>
 struct FewRowsConfig {
   static constexpr int kGroupsPerWarp = kGroupsPerWarp_;
@@ -43,8 +46,12 @@ struct FewRowsConfig {
   HYMBA_HD static constexpr int rows_bytes(int rows, int blocks) {
     return static_cast<int>(ceil_div(rows * row_bytes(blocks), 128) * 128);
   }
-  HYMBA_HD static constexpr int fixed_bytes(int rows, int blocks) {
-    return rows_bytes(rows, blocks) + (kIsSplit ? Sums::kBytes : 0);
+  // Of what they are multiplied by first (row_inputs.cuh).
+  HYMBA_HD static constexpr int gain_bytes(int gains, int blocks) {
+    return gains * static_cast<int>(ceil_div(blocks, kParts)) * kBlockCols * int{sizeof(float)};
+  }
+  HYMBA_HD static constexpr int fixed_bytes(int rows, int gains, int blocks) {
+    return rows_bytes(rows, blocks) + gain_bytes(gains, blocks) + (kIsSplit ? Sums::kBytes : 0);
   }
 };
 
@@ -66,8 +73,11 @@ __global__ void __launch_bounds__(Config::kThreads, 2)
   char* const ring = dynamic_shared<char>();
   char* const rows = ring + stages * stage_bytes;
   const int row_bytes = Config::row_bytes(operands.blocks);
+  auto* const gains =
+      reinterpret_cast<float*>(rows + Config::rows_bytes(operands.rows, operands.blocks));
   [[maybe_unused]] typename Config::Sums sums(
-      rows + Config::rows_bytes(operands.rows, operands.blocks), &sums_arrived);
+      reinterpret_cast<char*>(gains) + Config::gain_bytes(Input::kSums, operands.blocks),
+      &sums_arrived);
 
   const int warp = threadIdx.x / kWarp;
   const int lane = threadIdx.x % kWarp;
@@ -97,7 +107,11 @@ __global__ void __launch_bounds__(Config::kThreads, 2)
     for (int tile = worker; tile < operands.tiles; tile += num_workers) {
       const TileGroups groups(operands, tile, Epilogue::kPaired);
       if (lane == 0) {
+        const int last_steps = min(steps, kBytesAhead / stage_bytes + 1);
         for (int step = 0; step < steps; ++step) {
+          // Then a successor that starts at once follows this kernel's last copies with its first.
+          // Earlier, what it reads ahead would be in the way of them.
+          if (step == steps - last_steps && tile + num_workers >= operands.tiles) allow_successor();
           if (place.reused()) wait_for_phase(&barriers.empty[place.stage()], place.parity() ^ 1);
           Barrier* const full = &barriers.full[place.stage()];
           arrive_expecting(full, groups.bytes());
@@ -105,9 +119,6 @@ __global__ void __launch_bounds__(Config::kThreads, 2)
                     groups.bytes(), full);
           place.advance();
         }
-        // Not before: what the successor reads ahead is to fill the time in which this kernel has
-        // nothing more to ask for.
-        if (tile + num_workers >= operands.tiles) allow_successor();
       }
       __syncwarp();
       if constexpr (Config::kIsSplit) finish_split(tile, groups);
@@ -123,7 +134,7 @@ __global__ void __launch_bounds__(Config::kThreads, 2)
   const char* const row_at = rows + min(matrix_row, operands.rows - 1) * row_bytes + matrix * 16;
 
   bring_rows<Config::kReaders>(input, operands, begin * kBlockCols, valid_cols, rows, row_bytes,
-                               [] { sync_threads<Config::kReaders>(); });
+                               gains, [] { sync_threads<Config::kReaders>(); });
   RingPlace place(stages);
   for (int tile = worker; tile < operands.tiles; tile += num_workers) {
     const TileGroups groups(operands, tile, Epilogue::kPaired);

@@ -29,7 +29,7 @@ void launch_few_rows(const char* stage, const PackedOperands& operands, const Ti
   const int64_t granule = Epilogue::kPaired ? 2 : 1;
   const int stage_bytes = static_cast<int>(ceil_div(operands.groups / granule, tiling.tiles) *
                                            granule * kBlockElements * sizeof(BFloat16));
-  const int fixed_bytes = Config::fixed_bytes(operands.rows, operands.blocks);
+  const int fixed_bytes = Config::fixed_bytes(operands.rows, Input::kSums, operands.blocks);
   const int stages =
       count_stages(fixed_bytes, stage_bytes, ceil_div(operands.blocks, Config::kParts));
   const int workers = std::min(context.device->num_sms / Config::kParts, tiling.tiles);

@@ -19,6 +19,7 @@ namespace hymba::cuda::hopper {
 // Those of the operands.
 struct StoredRows {
   static constexpr bool kIsStored = true;
+  static constexpr int kSums = 0;
 };
 
 static_assert(kMaxNormedCols == int64_t{kRowChunk} * kFewRowChunks * kMaxTeamThreads);
@@ -45,7 +46,7 @@ struct RmsNormRows {
 
   using Values = RowChunk<float>;
 
-  __device__ __forceinline__ void warm(int col) const { load_to_l1(weight + col); }
+  __device__ __forceinline__ const float* gains(int) const { return weight; }
   __device__ __forceinline__ Values load(int row, int col, int cols) const {
     return load_row_chunk(in[row], col, cols);
   }
@@ -53,11 +54,11 @@ struct RmsNormRows {
     sums[0] = values.square_sum();
   }
   __device__ __forceinline__ void normalise(float (&normed)[kRowChunk], const Values& values,
-                                            int col, const float (&scales)[kSums]) const {
-    const auto w = load_chunk<kRowChunk>(weight + col, kRowChunk, true);
+                                            const float (&gains)[kSums][kRowChunk],
+                                            const float (&scales)[kSums]) const {
 #pragma unroll
     for (int i = 0; i < kRowChunk; ++i)
-      normed[i] = normed_value(element(w, i), element(values.chunks[0], i), scales[0]);
+      normed[i] = normed_value(gains[0][i], element(values.chunks[0], i), scales[0]);
   }
 };
 
@@ -82,9 +83,8 @@ struct FusedHeadsRows {
     RowChunk<BFloat16> attention, mamba;
   };
 
-  __device__ __forceinline__ void warm(int col) const {
-    load_to_l1(attention_weight + col);
-    load_to_l1(mamba_weight + col);
+  __device__ __forceinline__ const float* gains(int i) const {
+    return i == 0 ? attention_weight : mamba_weight;
   }
   __device__ __forceinline__ Values load(int row, int col, int cols) const {
     return {load_row_chunk(attention[row], col, cols), load_row_chunk(mamba[row], col, cols)};
@@ -94,22 +94,23 @@ struct FusedHeadsRows {
     sums[1] = values.mamba.square_sum();
   }
   __device__ __forceinline__ void normalise(float (&normed)[kRowChunk], const Values& values,
-                                            int col, const float (&scales)[kSums]) const {
-    const auto a_weight = load_chunk<kRowChunk>(attention_weight + col, kRowChunk, true);
-    const auto m_weight = load_chunk<kRowChunk>(mamba_weight + col, kRowChunk, true);
+                                            const float (&gains)[kSums][kRowChunk],
+                                            const float (&scales)[kSums]) const {
 #pragma unroll
     for (int i = 0; i < kRowChunk; ++i)
-      normed[i] = fused_value(
-          normed_value(element(a_weight, i), element(values.attention.chunks[0], i), scales[0]),
-          normed_value(element(m_weight, i), element(values.mamba.chunks[0], i), scales[1]));
+      normed[i] =
+          fused_value(normed_value(gains[0][i], element(values.attention.chunks[0], i), scales[0]),
+                      normed_value(gains[1][i], element(values.mamba.chunks[0], i), scales[1]));
   }
 };
 
 // Waits for the predecessor and lays down columns [first, first + count) of all rows, `row_bytes`
-// apiece. By kThreads threads, which `sync` lets wait for each other.
+// apart. By kThreads threads, which `sync` lets wait for each other. `gains` is room for
+// Input::kSums rows of `count`.
 template <int kThreads, typename Input, typename Sync>
 __device__ __forceinline__ void bring_rows(const Input& input, const Operands& operands, int first,
-                                           int count, char* to, int row_bytes, const Sync& sync) {
+                                           int count, char* to, int row_bytes, float* gains,
+                                           const Sync& sync) {
   const auto place = [&](int row, int col) {
     return reinterpret_cast<BFloat16*>(to + row * row_bytes) + (col - first);
   };
@@ -124,9 +125,13 @@ __device__ __forceinline__ void bring_rows(const Input& input, const Operands& o
     commit_copies();
     wait_copies<0>();
   } else {
-    // From HBM, before the predecessor has ended.
-    for (int col = threadIdx.x * kRowChunk; col < count; col += kThreads * kRowChunk)
-      input.warm(first + col);
+    // The gains, from HBM, before the predecessor has ended.
+    constexpr int kAtOnce = 16 / sizeof(float);
+#pragma unroll
+    for (int i = 0; i < Input::kSums; ++i)
+      for (int col = threadIdx.x * kAtOnce; col < count; col += kThreads * kAtOnce)
+        copy_16_async(gains + i * count + col, input.gains(i) + first + col);
+    commit_copies();
     wait_for_predecessor();
 
     constexpr int kWarps = kThreads / kWarp;
@@ -157,21 +162,23 @@ __device__ __forceinline__ void bring_rows(const Input& input, const Operands& o
           if (lane == 0) piece_sums[row][piece][j] = sums[j];
         }
       });
+    wait_copies<0>();
     sync();
 #pragma unroll
     for (int i = 0; i < kItems; ++i)
       with_item(i, [&](int row, int, int col) {
         if (col < first || col >= first + count) return;
-        float scales[Input::kSums];
+        float scales[Input::kSums], own_gains[Input::kSums][kRowChunk];
 #pragma unroll
         for (int j = 0; j < Input::kSums; ++j) {
-          float sum = piece_sums[row][0][j];
-#pragma unroll 1
-          for (int piece = 1; piece < pieces; ++piece) sum += piece_sums[row][piece][j];
+          float sum = 0.0f;
+          for (int piece = 0; piece < pieces; ++piece) sum += piece_sums[row][piece][j];
           scales[j] = rms_scale(sum, operands.cols, input.epsilon);
+          unpack(own_gains[j],
+                 load_chunk<kRowChunk>(gains + j * count + (col - first), kRowChunk, true));
         }
         float normed[kRowChunk];
-        input.normalise(normed, values[i], col, scales);
+        input.normalise(normed, values[i], own_gains, scales);
         store_values(place(row, col), normed, kRowChunk, true);
       });
   }
