@@ -26,9 +26,6 @@
 
 namespace hymba::cuda::hopper {
 
-// Of a block's weights, that are still to be asked for when the successor may start.
-inline constexpr int kBytesAhead = 48 * 1024;
-
 template <int kGroupsPerWarp_, bool kIsSplit_>
 struct FewRowsConfig {
   static constexpr int kGroupsPerWarp = kGroupsPerWarp_;
@@ -104,15 +101,15 @@ __global__ void __launch_bounds__(Config::kThreads, 2)
 
   if (warp == Config::kWarps) {
     RingPlace place(stages);
+    CopyLimit limit(stages, stage_bytes);
     for (int tile = worker; tile < operands.tiles; tile += num_workers) {
       const TileGroups groups(operands, tile, Epilogue::kPaired);
       if (lane == 0) {
-        const int last_steps = min(steps, kBytesAhead / stage_bytes + 1);
+        const bool is_last = tile + num_workers >= operands.tiles;
         for (int step = 0; step < steps; ++step) {
-          // Then a successor that starts at once follows this kernel's last copies with its first.
-          // Earlier, what it reads ahead would be in the way of them.
-          if (step == steps - last_steps && tile + num_workers >= operands.tiles) allow_successor();
+          if (is_last && step == max(steps - limit.copies(), 0)) allow_successor();
           if (place.reused()) wait_for_phase(&barriers.empty[place.stage()], place.parity() ^ 1);
+          limit.wait(barriers.full);
           Barrier* const full = &barriers.full[place.stage()];
           arrive_expecting(full, groups.bytes());
           copy_bulk(ring + place.stage() * stage_bytes, groups.weights(operands, begin + step),
