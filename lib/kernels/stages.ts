@@ -263,7 +263,7 @@ export interface FuseHeadsArgs {
 /**
  * A norm, `rmsNorm` or `fuseHeads`, and a product of what it gives, `linear` or `gatedLinear`: one of
  * each. Nothing is promised of the norm's `out`, which must be the product's `in`: a device may keep it
- * to itself.
+ * to itself. So the product's `out` may not overlap what the norm reads.
  */
 export interface NormedProductArgs {
   readonly rmsNorm?: RmsNormArgs | undefined;

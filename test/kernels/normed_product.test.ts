@@ -188,6 +188,10 @@ describe("normed_product on the CPU", () => {
         linear: { ...args.linear!, in: cpu().tensor("f32", [1, 8]) },
       }),
     ],
+    [
+      /the product's output is what the norm reads/,
+      (args) => ({ ...args, linear: { ...args.linear!, out: args.rmsNorm!.in } }),
+    ],
     [/no argument extra/, (args) => ({ ...args, extra: 1 }) as NormedProductArgs],
     [
       /rmsNorm: epsilon/,

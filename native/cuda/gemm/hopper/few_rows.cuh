@@ -5,8 +5,8 @@
 //           columns each. A ninth warp copies weights. The activations are brought by the eight
 //           warps (row_inputs.cuh): behind the weights that wait for memory they would come late.
 // Shared    The block's columns of all rows of activations, padded so that the rows of an ldmatrix
-//           lie in different banks; a ring of stages, each a tile's weights of 64 columns; the sums
-//           of a split tile.
+//           lie in different banks, and the gains of their norm; a ring of stages, each a tile's
+//           weights of 64 columns; the sums of a split tile.
 // Numerics  A block's columns are added in order, in fp32; what is split is then added as a tree
 //           (split_sums.cuh). A row's bits do not depend on the other rows.
 // Cost      N·K·2 bytes of weights, once: bound by memory. The first stages are copied while the
