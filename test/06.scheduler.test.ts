@@ -97,6 +97,12 @@ describe("admission", () => {
     expect(plan([first, prompt], { freePages: 6, maxBatchTokens: 300 }).admitted).toEqual(["a"]);
   });
 
+  test("of several needs pages for each", () => {
+    const requests = [request("a", {}), request("b", {})]; // 2 pages each
+    expect(plan(requests, { freePages: 3 }).admitted).toEqual(["a"]);
+    expect(plan(requests, { freePages: 4 }).admitted).toEqual(["a", "b"]);
+  });
+
   test("needs no more pages than a text can come to have", () => {
     const short = request("a", { promptTokens: 60, mostCachedTokens: 64 });
     expect(plan([short], { freePages: 1 }).admitted).toEqual(["a"]);
@@ -120,6 +126,31 @@ describe("when pages run out", () => {
       ...nothing,
       preempted: ["last"],
       spans: { a: 1, b: 1 },
+    });
+  });
+
+  test("the token of who makes room goes to the prompts", () => {
+    const requests = [
+      decoding("a", 64),
+      request("long", { promptTokens: 300, cachedTokens: 70 }),
+      decoding("last", 300),
+    ];
+    expect(plan(requests, { freePages: 0, maxBatchTokens: 10 })).toEqual({
+      ...nothing,
+      preempted: ["last"],
+      spans: { a: 1, long: 9 },
+    });
+  });
+
+  test("nobody makes room for a prompt that has no tokens in the step anyway", () => {
+    const requests = [
+      request("long", { promptTokens: 300, cachedTokens: 64 }),
+      request("next", { promptTokens: 300, cachedTokens: 64 }),
+      decoding("last", 20),
+    ];
+    expect(plan(requests, { freePages: 1, maxBatchTokens: 10 })).toEqual({
+      ...nothing,
+      spans: { long: 9, last: 1 },
     });
   });
 
@@ -287,7 +318,7 @@ describe("any mix of requests, ends, aborts, deadlines and others' sequences", (
           total[key] += engine.counts[key];
         }
       }),
-      { seed: 6, numRuns: 40 },
+      { seed: 6, numRuns: 40, endOnFailure: true },
     );
     // It was about something.
     expect(total.steps).toBeGreaterThanOrEqual(10_000);

@@ -111,6 +111,8 @@ export class Engine {
   ): AsyncGenerator<GenerationChunk, void, undefined> {
     const request = await this.#read(options);
     const { signal } = options;
+    throwIfAborted(signal);
+    if (this.#closed) throw closedError();
     const abort = (): void => this.#end(request, abortError(signal));
     signal?.addEventListener("abort", abort, { once: true });
     this.#add(request);
@@ -160,14 +162,12 @@ export class Engine {
     if ((options as GenerateOptions).sequence !== undefined) {
       throw new TypeError("options.sequence is not for engines: their requests have their own");
     }
-    const { priority = 0, timeoutMs, signal } = options;
+    const { priority = 0, timeoutMs } = options;
     checkInteger("options.priority", priority, -1000, 1000);
     if (timeoutMs !== undefined) checkInteger("options.timeoutMs", timeoutMs, 1, 2 ** 31 - 1);
     const { prompt, sampling, maxTokens, chunks } = await this.#host.readGeneration(options);
     const { maxContextTokens } = this.#host.limits;
     checkContext([{ sequence: { length: 0 }, tokens: prompt }], maxContextTokens);
-    throwIfAborted(signal);
-    if (this.#closed) throw closedError();
     return new EngineRequest({
       prompt,
       sampling: normalizeSampling(sampling, this.#host.vocabSize, "options"),

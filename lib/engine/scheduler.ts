@@ -79,7 +79,11 @@ export function rankOf(arrival: number, priority: number): number {
  *
  * Of those that run, one that cannot move for want of pages takes those of the last. The last keeps
  * what it has, and stands still until others end. Of those that wait, one that does not fit yet is
- * not overtaken by a smaller one; and after a preemption nobody comes in, or the preempted would be.
+ * not overtaken by a smaller one.
+ *
+ * Two things follow. Nobody comes in while one that runs lacks pages, since then more were promised
+ * than there are. And no more run than a step has tokens for, since one comes in only with a token
+ * that all the others left.
  */
 export function planStep<Request extends Schedulable>(
   state: SchedulerState<Request>,
@@ -89,12 +93,10 @@ export function planStep<Request extends Schedulable>(
   const [running, waiting] = divide(alive, isRunning);
   const released = expired.filter(isRunning);
   const freePages = state.freePages + sum(released, heldPages);
-  const freeSlots = state.freeSlots + released.length;
-
   const step = new StepDraft(limits, freePages, running);
-  // What is not promised to those that run now.
+  // Pages that are not promised to those that run now.
   let room = freePages - sum(running, pagesToCome);
-  let places = Math.min(freeSlots, limits.maxBatchTokens - running.length);
+  let slots = state.freeSlots + released.length;
 
   const preempted: Request[] = [];
   for (let i = 0; i < running.length; i++) {
@@ -108,13 +110,11 @@ export function planStep<Request extends Schedulable>(
   }
 
   const admitted: Request[] = [];
-  if (preempted.length === 0) {
-    for (const request of waiting) {
-      if (places === 0 || pagesToCome(request) > room || !step.take(request)) break;
-      admitted.push(request);
-      room -= pagesToCome(request);
-      places -= 1;
-    }
+  for (const request of waiting) {
+    if (slots === 0 || pagesToCome(request) > room || !step.take(request)) break;
+    admitted.push(request);
+    room -= pagesToCome(request);
+    slots -= 1;
   }
   return { expired, preempted, admitted, spans: step.spans };
 }

@@ -126,6 +126,8 @@ export class SimulatedEngine {
     check(admitted.length === 0 || preempted.length === 0, "nobody comes in when others must go");
     for (const request of admitted) request.running = true;
     check(this.freeSlots >= 0, "there is a slot for each");
+    const running = this.requests.filter((request) => request.running);
+    check(running.length <= this.limits.maxBatchTokens, "there is a token for each");
   }
 
   #checkSpans({ spans }: Plan): void {
