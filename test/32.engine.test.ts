@@ -142,7 +142,8 @@ describe("together as alone", () => {
 
   test("beside calls that do not go through the engine, and beside a second engine", async () => {
     await using second = model.createEngine();
-    const numbers = [2, 9, 16, 23, 30];
+    // Short and few, so that there is room for all: the call from outside would not wait for it.
+    const numbers = [2, 9, 23];
     const expected = [];
     for (const i of numbers) expected.push(await alone(request(i)));
     const others = numbers.map((i) => begin(request(i), second));
@@ -271,8 +272,7 @@ describe("ends", () => {
     const endless = { prompt: WORDS, maxTokens: 1000, ignoreEos: true };
     const texts = Array.from({ length: 12 }, () => begin(endless));
     const ended = Promise.all(texts.map((text) => rejectionOf("ERR_DISPOSED", text)));
-    await sleep(20);
-    expect(model.info().cache.sequences.used).toBeGreaterThan(0);
+    while (model.info().cache.sequences.used === 0) await sleep(2);
     await engine.close();
     expect(model.info().cache).toEqual(fresh);
     await ended;
@@ -286,7 +286,7 @@ describe("ends", () => {
     const its = gone.createEngine();
     const texts = [1, 2].map((seed) => begin({ prompt: WORDS, maxTokens: 1000, seed }, its));
     const ended = Promise.all(texts.map((text) => rejectionOf("ERR_DISPOSED", text)));
-    await sleep(20);
+    while (gone.info().cache.sequences.used === 0) await sleep(2);
     await gone.dispose();
     await ended;
     expect(its.closed).toBe(true);
