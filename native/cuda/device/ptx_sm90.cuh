@@ -52,10 +52,13 @@ __device__ __forceinline__ void wait_for_phase(Barrier* barrier, uint32_t parity
       : "memory");
 }
 
-// Lets the first kThreads threads of the block, whole warps, wait for each other.
-template <int kThreads>
+// Lets kThreads threads of the block, whole warps, wait for each other, wherever in the code each
+// of them calls it; __syncthreads is for one place that all come to. Groups of threads that do not
+// all wait together take different ones of 15 barriers.
+template <int kBarrier, int kThreads>
 __device__ __forceinline__ void sync_threads() {
-  asm volatile("bar.sync 1, %0;" ::"n"(kThreads) : "memory");
+  static_assert(1 <= kBarrier && kBarrier <= 15, "0 is that of __syncthreads");
+  asm volatile("bar.sync %0, %1;" ::"n"(kBarrier), "n"(kThreads) : "memory");
 }
 
 // --- Bulk copies to shared memory ----------------------------------------------------------------

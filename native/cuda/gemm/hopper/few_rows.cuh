@@ -133,7 +133,7 @@ __global__ void __launch_bounds__(Config::kThreads, 2)
   const char* const row_at = rows + min(matrix_row, operands.rows - 1) * row_bytes + matrix * 16;
 
   bring_rows<Config::kReaders>(input, operands, begin * kBlockCols, valid_cols, rows, row_bytes,
-                               gains, [] { sync_threads<Config::kReaders>(); });
+                               gains, [] { sync_threads<kReadersBarrier, Config::kReaders>(); });
   RingPlace place(stages);
   for (int tile = worker; tile < operands.tiles; tile += num_workers) {
     const TileGroups groups(operands, tile, Epilogue::kPaired);

@@ -83,13 +83,13 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
   [[maybe_unused]] const auto finish_split = [&](int item, const TileGroups& groups,
                                                  const auto& put) {
     // The sums take the place of what all warps of this block, and of the others, have read.
-    __syncthreads();
+    sync_threads<kFinishBarrier, Config::kThreads>();
     arrive_at_cluster();
     put();
     sums.finish(rank, groups, row_of(item), min(operands.rows - row_of(item), Config::kRows),
                 epilogue);
     // The next item's copies overwrite the sums.
-    if (item + num_workers < num_items) __syncthreads();
+    if (item + num_workers < num_items) sync_threads<kFinishBarrier, Config::kThreads>();
   };
 
   if (threadIdx.x >= Config::kReaders) {
