@@ -104,6 +104,7 @@ __global__ void __launch_bounds__(Config::kThreads, 2)
   if (warp == Config::kWarps) {
     RingPlace place(stages);
     CopyLimit limit(stages, stage_bytes);
+    const L2Policy policy = evict_first_policy();
     for (int tile = worker; tile < operands.tiles; tile += num_workers) {
       const TileGroups groups(operands, tile, Epilogue::kPaired);
       if (lane == 0) {
@@ -115,7 +116,7 @@ __global__ void __launch_bounds__(Config::kThreads, 2)
           Barrier* const full = &barriers.full[place.stage()];
           arrive_expecting(full, groups.bytes());
           copy_bulk(ring + place.stage() * stage_bytes, groups.weights(operands, begin + step),
-                    groups.bytes(), full);
+                    groups.bytes(), full, policy);
           place.advance();
         }
       }
