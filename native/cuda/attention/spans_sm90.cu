@@ -16,7 +16,7 @@ namespace {
 constexpr int kGroupThreads = 128;  // of a warpgroup
 constexpr int kGroupRows = 64;
 constexpr int kGroupWarps = kGroupThreads / kWarp;
-constexpr int kStages = 4;
+constexpr int kStages = 6;
 
 template <int kHeadDim_, int kValueDim_>
 struct Config {
@@ -27,9 +27,12 @@ struct Config {
   static constexpr int kRows = kWarpgroups * kGroupRows;
   static constexpr int kReaders = kWarpgroups * kGroupThreads;
   static constexpr int kThreads = kReaders + kGroupThreads;
-  // Of a thread that multiplies, and of one that copies.
-  static constexpr int kReaderRegisters = kWarpgroups == 3 ? 160 : 240;
-  static constexpr int kCopierRegisters = 32;
+  // Of a thread at launch, of one that multiplies, and of one that copies.
+  static constexpr int kLaunchRegisters = 64 * 1024 / kThreads / 8 * 8;
+  static constexpr int kReaderRegisters = kWarpgroups == 3 ? 160 : 232;
+  static constexpr int kCopierRegisters =
+      (kWarpgroups + 1) * kLaunchRegisters - kWarpgroups * kReaderRegisters;
+  static_assert(kCopierRegisters == (kWarpgroups == 3 ? 32 : 40));
   static constexpr int kPanelRowBytes = kPanelElements * int{sizeof(BFloat16)};
   static constexpr int kPanelBytes = kPageTokens * kPanelRowBytes;
   static constexpr int kKeyPanels = kHeadDim / kPanelElements;
@@ -171,16 +174,14 @@ class PageProducts {
   __device__ __forceinline__ void score(RowPart<kPageTokens>& scores,
                                         const uint32_t (&queries)[Config::kHeadDim / 16][4],
                                         int stage) const {
-    const auto keys = [&](int step) {
-      return first_keys_ + static_cast<uint32_t>((stage * Config::kStageBytes +
-                                                  step / 4 * Config::kPanelBytes + step % 4 * 32) /
-                                                 kOperandUnit);
-    };
-    multiply_held_async<kPageTokens, false, false>(flat<kPageTokens>(scores), queries[0], keys(0));
+    constexpr int kStepBytes = 16 * int{sizeof(BFloat16)};
+    const uint64_t keys = first_keys_ + static_cast<uint32_t>(stage * kStageUnits);
+    multiply_held_async<kPageTokens, false, false>(flat<kPageTokens>(scores), queries[0], keys);
 #pragma unroll
     for (int step = 1; step < Config::kHeadDim / 16; ++step)
-      multiply_held_async<kPageTokens, true, false>(flat<kPageTokens>(scores), queries[step],
-                                                    keys(step));
+      multiply_held_async<kPageTokens, true, false>(
+          flat<kPageTokens>(scores), queries[step],
+          keys + (step / 4 * Config::kPanelBytes + step % 4 * kStepBytes) / kOperandUnit);
     commit_products();
   }
 
@@ -188,17 +189,19 @@ class PageProducts {
   __device__ __forceinline__ void add_values(RowPart<Config::kValueDim>& values,
                                              const uint32_t (&probabilities)[kPageTokens / 16][4],
                                              int stage) const {
+    constexpr int kStepBytes = 16 * Config::kPanelRowBytes;
+    const uint64_t page = first_values_ + static_cast<uint32_t>(stage * kStageUnits);
 #pragma unroll
     for (int step = 0; step < kPageTokens / 16; ++step)
-      multiply_held_async<Config::kValueDim, true, true>(
-          flat<Config::kValueDim>(values), probabilities[step],
-          first_values_ + static_cast<uint32_t>(
-                              (stage * Config::kStageBytes + step * 16 * Config::kPanelRowBytes) /
-                              kOperandUnit));
+      multiply_held_async<Config::kValueDim, true, true>(flat<Config::kValueDim>(values),
+                                                         probabilities[step],
+                                                         page + step * kStepBytes / kOperandUnit);
     commit_products();
   }
 
  private:
+  static constexpr int kStageUnits = Config::kStageBytes / kOperandUnit;
+
   uint64_t first_keys_;
   uint64_t first_values_;
 };
@@ -334,6 +337,7 @@ __device__ __forceinline__ void attend(char* ring, hopper::RingBarriers& barrier
   uint32_t probabilities[kPageTokens / 16][4];
   RowSums sums;
 
+  constexpr int kNone = -1;
   pages.find();
   fence_accumulators();
   products.score(scores, queries, pages.stage());
@@ -341,14 +345,22 @@ __device__ __forceinline__ void attend(char* ring, hopper::RingBarriers& barrier
   settle(flat<kPageTokens>(scores));
   pages.hide_keys(scores, positions);
   sums.add(scores, scale_log2);
-  pack_probabilities(probabilities, scores);
   int stage = pages.stage();
+  int read_stage = kNone;  // of the values that the tensor cores are at
   pages.leave();
+  const auto finish_values = [&] {
+    wait_for_products<0>();
+    settle(flat<Config::kValueDim>(values));
+    if (read_stage != kNone) pages.release(read_stage);
+    pack_probabilities(probabilities, scores);
+    sums.rescale_values<Config::kValueDim>(values);
+  };
   // While the tensor cores are at the values of one page, the scores of the next one become
-  // probabilities.
+  // probabilities. Between these and the wait for the values is the wait for a page, a branch, over
+  // which the compiler does not move the one before the others.
 #pragma unroll 1
   while (pages.find()) {
-    sums.rescale_values<Config::kValueDim>(values);
+    finish_values();
     fence_accumulators();
     products.score(scores, queries, pages.stage());
     products.add_values(values, probabilities, stage);
@@ -356,15 +368,12 @@ __device__ __forceinline__ void attend(char* ring, hopper::RingBarriers& barrier
     settle(flat<kPageTokens>(scores));
     pages.hide_keys(scores, positions);
     sums.add(scores, scale_log2);
-    wait_for_products<0>();
-    settle(flat<Config::kValueDim>(values));
-    pages.release(stage);
     settle(flat<kPageTokens>(scores));
-    pack_probabilities(probabilities, scores);
+    read_stage = stage;
     stage = pages.stage();
     pages.leave();
   }
-  sums.rescale_values<Config::kValueDim>(values);
+  finish_values();
   fence_accumulators();
   products.add_values(values, probabilities, stage);
   wait_for_products<0>();
