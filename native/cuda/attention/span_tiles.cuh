@@ -49,10 +49,10 @@ template <int kRowTiles, int kValueDim, typename RowSum>
 __device__ __forceinline__ void store_span_rows(const float (&sums)[kRowTiles][kValueDim / 8][4],
                                                 const RowSum& row_sum, BFloat16* staged,
                                                 const Rows<BFloat16>& out, const SpanTile& tile,
-                                                int first_row, int first_head, int group) {
+                                                int first_row, int first_head, int group,
+                                                int lane) {
   constexpr int kWarpRows = 16 * kRowTiles;
   constexpr int kRowChunks = kValueDim / kChunkElements;
-  const int lane = threadIdx.x % kWarp;
 #pragma unroll
   for (int t = 0; t < kRowTiles; ++t)
 #pragma unroll

@@ -167,7 +167,8 @@ __global__ void __launch_bounds__(kThreads, kBlocksAnSm)
   if (first_row < num_rows)
     store_span_rows<kRowTiles, kValueDim>(
         state.out, [&](int t, int half) { return state.row_sum(t, half); },
-        stages + first_row * kValueDim, out, tile, first_row, first_head, group);
+        stages + first_row * kValueDim, out, tile, first_row, first_head, group,
+        static_cast<int>(threadIdx.x) % kWarp);
 }
 
 }  // namespace

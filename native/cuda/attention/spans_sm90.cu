@@ -1,6 +1,8 @@
 // Computes  out[t, h] = softmax(scale · q[t, h] · Kᵀ + mask) · V for the tokens of all spans of
 // more than one token: prompts and their chunks. As spans.cu, by the matrix instructions of a
 // warpgroup.
+#include <algorithm>
+
 #include "cuda/attention/kernels.h"
 #include "cuda/attention/span_tiles.cuh"
 #include "cuda/attention/visible_pages.cuh"
@@ -25,8 +27,8 @@ struct Config {
   // What queries of 128 elements leave of the registers is not enough for three.
   static constexpr int kWarpgroups = kHeadDim == 64 ? 3 : 2;
   static constexpr int kRows = kWarpgroups * kGroupRows;
-  static constexpr int kReaders = kWarpgroups * kGroupThreads;
-  static constexpr int kThreads = kReaders + kGroupThreads;
+  static constexpr int kReaderWarps = kWarpgroups * kGroupWarps;
+  static constexpr int kThreads = (kWarpgroups + 1) * kGroupThreads;
   // Of a thread at launch, of one that multiplies, and of one that copies.
   static constexpr int kLaunchRegisters = 64 * 1024 / kThreads / 8 * 8;
   static constexpr int kReaderRegisters = kWarpgroups == 3 ? 160 : 232;
@@ -80,8 +82,7 @@ __device__ __forceinline__ void copy_page(char* stage, const BFloat16* page, int
 template <int kHeadDim>
 __device__ __forceinline__ void load_queries(uint32_t (&queries)[kHeadDim / 16][4],
                                              const Rows<const BFloat16>& q, const SpanTile& tile,
-                                             int first_row, int first_head, int group) {
-  const int lane = threadIdx.x % kWarp;
+                                             int first_row, int first_head, int group, int lane) {
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const int row = first_row + half * 8 + lane / 4;
@@ -206,18 +207,26 @@ class PageProducts {
   uint64_t first_values_;
 };
 
-// What a block works on.
-struct Work {
+// A value that is the same for all lanes, and the compiler is to know it: descriptors are then kept
+// in uniform registers.
+__device__ __forceinline__ int uniform(int value) { return __shfl_sync(kAllLanes, value, 0); }
+
+// What the copier of a block hands to the warps that multiply.
+struct Item {
   SpanTile tile;
-  VisiblePages pages;
-  int kv_head;
-  int group;
   int first_position;  // of the tile's tokens
+  int kv_head;
+};
+
+struct Work : Item {
+  VisiblePages pages;
+  int group;
+
+  __device__ __forceinline__ Work(const Item& item, const KvPages<BFloat16>& kv, int window,
+                                  int group_)
+      : Item(item), pages(kv, window, item.first_position, last_position()), group(group_) {}
 
   __device__ __forceinline__ int num_rows() const { return tile.num_tokens * group; }
-  __device__ __forceinline__ int num_warpgroups() const {
-    return (num_rows() + kGroupRows - 1) / kGroupRows;
-  }
   __device__ __forceinline__ int last_position() const {
     return first_position + tile.num_tokens - 1;
   }
@@ -227,13 +236,99 @@ struct Work {
   }
 };
 
-// Copies the pages of a block to the ring. By one warp.
+// Holds an item until all warps have taken it, while the next one is waited for.
+struct Mailbox {
+  static constexpr int kSlots = 2;
+  Item items[kSlots];
+  Barrier full[kSlots];
+  Barrier empty[kSlots];
+
+  __device__ __forceinline__ void init(int readers) {
+    for (int slot = 0; slot < kSlots; ++slot) {
+      init_barrier(&full[slot], 1);
+      init_barrier(&empty[slot], readers);
+    }
+  }
+  // By whole warps.
+  __device__ __forceinline__ void put(hopper::RingPlace& place, const Item& item) {
+    if (place.reused()) wait_for_phase(&empty[place.stage()], place.parity() ^ 1);
+    if (threadIdx.x % kWarp == 0) {
+      items[place.stage()] = item;
+      arrive_at(&full[place.stage()]);
+    }
+    place.advance();
+  }
+  __device__ __forceinline__ Item take(hopper::RingPlace& place) {
+    wait_for_phase(&full[place.stage()], place.parity());
+    const Item& held = items[place.stage()];
+    const Item item = {
+        {uniform(held.tile.span), uniform(held.tile.first_token), uniform(held.tile.num_tokens)},
+        uniform(held.first_position),
+        uniform(held.kv_head)};
+    __syncwarp();
+    if (threadIdx.x % kWarp == 0) arrive_at(&empty[place.stage()]);
+    place.advance();
+    return item;
+  }
+};
+
+struct Shared {
+  hopper::RingBarriers ring;
+  Mailbox mailbox;
+};
+
+// The tiles of all spans of more than one token. By a whole warp.
+class TileList {
+ public:
+  __device__ __forceinline__ TileList(const DeviceBatch& batch, int tile_tokens)
+      : batch_(batch), tile_tokens_(tile_tokens) {}
+
+  __device__ __forceinline__ int count() const {
+    int tiles = 0;
+    for (int span = threadIdx.x % kWarp; span < batch_.num_spans; span += kWarp)
+      tiles += tiles_of(span);
+    return __reduce_add_sync(kAllLanes, tiles);
+  }
+
+  // Counted from the end.
+  __device__ __forceinline__ SpanTile find(int index) const {
+    const int lane = threadIdx.x % kWarp;
+    for (int last = batch_.num_spans - 1;; last -= kWarp) {
+      int end = last >= lane ? tiles_of(last - lane) : 0;  // of this lane's span, so counted
+#pragma unroll
+      for (int lanes = 1; lanes < kWarp; lanes *= 2) {
+        const int before = __shfl_up_sync(kAllLanes, end, lanes);
+        if (lane >= lanes) end += before;
+      }
+      const uint32_t found = __ballot_sync(kAllLanes, index < end);
+      if (found != 0) {
+        const int owner = __ffs(static_cast<int>(found)) - 1;
+        const int tile = __shfl_sync(kAllLanes, end, owner) - 1 - index;
+        const int first_token = batch_.span_offsets[last - owner] + tile * tile_tokens_;
+        return {last - owner, first_token,
+                min(tile_tokens_, batch_.span_offsets[last - owner + 1] - first_token)};
+      }
+      index -= __shfl_sync(kAllLanes, end, kWarp - 1);
+    }
+  }
+
+ private:
+  __device__ __forceinline__ int tiles_of(int span) const {
+    const int tokens = batch_.span_offsets[span + 1] - batch_.span_offsets[span];
+    return tokens == 1 || batch_.padded(span) ? 0 : ceil_div(tokens, tile_tokens_);
+  }
+
+  const DeviceBatch& batch_;
+  int tile_tokens_;
+};
+
+// Copies the pages of an item to the ring. By one warp.
 template <typename Config>
 __device__ __forceinline__ void copy_pages(char* ring, hopper::RingBarriers& barriers,
-                                           const KvPages<BFloat16>& kv, const Work& work) {
+                                           hopper::RingPlace& place, const KvPages<BFloat16>& kv,
+                                           const Work& work) {
   const VisiblePages& pages = work.pages;
   const int lane = threadIdx.x % kWarp;
-  hopper::RingPlace place(kStages);
   int page_ids = 0;  // of 32 pages, one a lane
   for (int page = 0; page < pages.count(); ++page, place.advance()) {
     if (page % kWarp == 0 && page + lane < pages.count())
@@ -249,13 +344,15 @@ __device__ __forceinline__ void copy_pages(char* ring, hopper::RingBarriers& bar
 // The pages of a ring as the rows of one warpgroup meet them.
 class PageReader {
  public:
-  __device__ __forceinline__ PageReader(hopper::RingBarriers& barriers, const Work& work,
-                                        int first_row)
+  // A warpgroup that has no rows sees nothing, and lets all pages pass.
+  __device__ __forceinline__ PageReader(hopper::RingBarriers& barriers, int pages_before,
+                                        const Work& work, int first_row)
       : barriers_(barriers),
         pages_(work.pages),
-        place_(kStages),
+        place_(kStages, uniform(pages_before)),
         first_position_(work.position(first_row)),
-        last_position_(work.position(first_row + kGroupRows - 1)) {}
+        last_position_(first_row < work.num_rows() ? work.position(first_row + kGroupRows - 1)
+                                                   : -1) {}
 
   // Waits for the next page that any of the rows sees. False: there is none.
   __device__ __forceinline__ bool find() {
@@ -280,22 +377,22 @@ class PageReader {
 
   // Hides the keys that rows at these positions, g and g + 8, do not see. By selection: the score
   // of a slot that nobody has written may be anything.
-  __device__ __forceinline__ void hide_keys(RowPart<kPageTokens>& scores,
-                                            const int (&positions)[2]) const {
+  __device__ __forceinline__ void hide_keys(RowPart<kPageTokens>& scores, const int (&positions)[2],
+                                            int own_col) const {
     if (pages_.first_slot(page_, last_position_) == 0 &&
         pages_.end_slot(page_, first_position_) == kPageTokens)
       return;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const int first = pages_.first_slot(page_, positions[half]);
-      const int end = pages_.end_slot(page_, positions[half]);
+      // Relative to the thread's first column: what is left to compare with are constants.
+      const int first = pages_.first_slot(page_, positions[half]) - own_col;
+      const int end = pages_.end_slot(page_, positions[half]) - own_col;
 #pragma unroll
       for (int i = 0; i < kPageTokens / 8; ++i)
 #pragma unroll
-        for (int element = 2 * half; element < 2 * half + 2; ++element) {
-          const int key = score_key(i, element);
-          if (key < first || key >= end) scores[i][element] = negative_infinity();
-        }
+        for (int element = 0; element < 2; ++element)
+          if (8 * i + element < first || 8 * i + element >= end)
+            scores[i][2 * half + element] = negative_infinity();
     }
   }
 
@@ -318,32 +415,36 @@ __device__ __forceinline__ void pack_probabilities(uint32_t (&probabilities)[kPa
           pack_bf16x2(scores[2 * step + i / 2][i % 2 * 2], scores[2 * step + i / 2][i % 2 * 2 + 1]);
 }
 
-// One warpgroup's rows, from `group_row` on.
+// A warp's rows of an item, together with the warpgroup's others.
 template <typename Config>
-__device__ __forceinline__ void attend(char* ring, hopper::RingBarriers& barriers,
+__device__ __forceinline__ void attend(char* ring, hopper::RingBarriers& barriers, int pages_before,
                                        const Rows<const BFloat16>& q, const Rows<BFloat16>& out,
                                        const Work& work, int warp, float scale_log2) {
+  PageReader pages(barriers, pages_before, work, warp / kGroupWarps * kGroupRows);
+  if (!pages.find()) return;
+
+  // Else what follows from it for the stores would be held through all items.
+  const int lane = opaque(static_cast<int>(threadIdx.x) % kWarp);
   const int first_row = warp * kRowTile;
   const int first_head = work.kv_head * work.group;
   uint32_t queries[Config::kHeadDim / 16][4];
-  load_queries<Config::kHeadDim>(queries, q, work.tile, first_row, first_head, work.group);
-  const int own_row = first_row + static_cast<int>(threadIdx.x) % kWarp / 4;
+  load_queries<Config::kHeadDim>(queries, q, work.tile, first_row, first_head, work.group, lane);
+  const int own_row = first_row + lane / 4;
+  const int own_col = lane % 4 * 2;
   const int positions[2] = {work.position(own_row), work.position(own_row + 8)};
 
   const PageProducts<Config> products(ring);
-  PageReader pages(barriers, work, warp / kGroupWarps * kGroupRows);
   RowPart<kPageTokens> scores = {};
   RowPart<Config::kValueDim> values = {};
   uint32_t probabilities[kPageTokens / 16][4];
   RowSums sums;
 
   constexpr int kNone = -1;
-  pages.find();
   fence_accumulators();
   products.score(scores, queries, pages.stage());
   wait_for_products<0>();
   settle(flat<kPageTokens>(scores));
-  pages.hide_keys(scores, positions);
+  pages.hide_keys(scores, positions, own_col);
   sums.add(scores, scale_log2);
   int stage = pages.stage();
   int read_stage = kNone;  // of the values that the tensor cores are at
@@ -366,7 +467,7 @@ __device__ __forceinline__ void attend(char* ring, hopper::RingBarriers& barrier
     products.add_values(values, probabilities, stage);
     wait_for_products<1>();
     settle(flat<kPageTokens>(scores));
-    pages.hide_keys(scores, positions);
+    pages.hide_keys(scores, positions, own_col);
     sums.add(scores, scale_log2);
     settle(flat<kPageTokens>(scores));
     read_stage = stage;
@@ -378,41 +479,60 @@ __device__ __forceinline__ void attend(char* ring, hopper::RingBarriers& barrier
   products.add_values(values, probabilities, stage);
   wait_for_products<0>();
   settle(flat<Config::kValueDim>(values));
+  pages.release(stage);
 
+  __syncwarp();  // all lanes have stored the item before
   BFloat16* const staged = reinterpret_cast<BFloat16*>(ring + kStages * Config::kStageBytes);
   store_span_rows<1, Config::kValueDim>(
       reinterpret_cast<const float(&)[1][Config::kValueDim / 8][4]>(values),
       [&](int, int half) { return sums.row_sum(half); }, staged + first_row * Config::kValueDim,
-      out, work.tile, first_row, first_head, work.group);
+      out, work.tile, first_row, first_head, work.group, lane);
 }
 
+// `tickets` counts the items that blocks took after their first, and is 0 again in the end.
 template <typename Config>
 __global__ void __launch_bounds__(Config::kThreads, 1)
     spans_kernel(Rows<const BFloat16> q, Rows<BFloat16> out, KvPages<BFloat16> kv,
-                 DeviceBatch batch, int window, int group, float scale_log2) {
+                 DeviceBatch batch, int window, int group, float scale_log2, uint32_t* tickets) {
   allow_successor();
-  wait_for_predecessor();
-  const int tile_idx = (gridDim.x - 1 - blockIdx.x) / kv.num_kv_heads;
-  const SpanTile tile = find_span_tile(batch, tile_idx, Config::kRows / group);
-  if (tile.num_tokens == 0) return;
-  const int first_position = batch.positions[tile.first_token];
-  const int last_position = first_position + tile.num_tokens - 1;
-  const Work work = {tile, VisiblePages(kv, window, first_position, last_position),
-                     static_cast<int>(blockIdx.x) % kv.num_kv_heads, group, first_position};
-
   char* const ring = dynamic_shared<char>();
-  __shared__ hopper::RingBarriers barriers;
-  if (threadIdx.x == 0) barriers.init(kStages, work.num_warpgroups() * kGroupWarps);
+  __shared__ Shared shared;
+  if (threadIdx.x == 0) {
+    shared.mailbox.init(Config::kReaderWarps);
+    shared.ring.init(kStages, Config::kReaderWarps);
+  }
   __syncthreads();
+  wait_for_predecessor();
 
   const int warp = __shfl_sync(kAllLanes, threadIdx.x / kWarp, 0);
-  if (warp >= Config::kReaders / kWarp) {
+  hopper::RingPlace item_place(Mailbox::kSlots);
+  if (warp >= Config::kReaderWarps) {
     keep_registers<Config::kCopierRegisters>();
-    if (warp == Config::kReaders / kWarp) copy_pages<Config>(ring, barriers, kv, work);
+    if (warp > Config::kReaderWarps) return;
+    hopper::RingPlace place(kStages);
+    const TileList tiles(batch, Config::kRows / group);
+    const int num_items = tiles.count() * kv.num_kv_heads;
+    for (int idx = blockIdx.x; idx < num_items;) {
+      // Asked for now, as the answer takes its time. All items are asked for once more.
+      uint32_t ticket = 0;
+      if (threadIdx.x % kWarp == 0)
+        ticket = atomicInc(tickets, static_cast<uint32_t>(num_items) - 1);
+      const SpanTile tile = tiles.find(idx / kv.num_kv_heads);
+      const Item item = {tile, batch.positions[tile.first_token], idx % kv.num_kv_heads};
+      shared.mailbox.put(item_place, item);
+      copy_pages<Config>(ring, shared.ring, place, kv, Work(item, kv, window, group));
+      idx = static_cast<int>(gridDim.x + __shfl_sync(kAllLanes, ticket, 0));
+    }
+    shared.mailbox.put(item_place, {});
   } else {
     take_registers<Config::kReaderRegisters>();
-    if (warp / kGroupWarps < work.num_warpgroups())
-      attend<Config>(ring, barriers, q, out, work, warp, scale_log2);
+    for (int pages_before = 0;;) {
+      const Item item = shared.mailbox.take(item_place);
+      if (item.tile.num_tokens == 0) return;
+      const Work work(item, kv, window, group);
+      attend<Config>(ring, shared.ring, pages_before, q, out, work, warp, scale_log2);
+      pages_before += work.pages.count();
+    }
   }
 }
 
@@ -423,11 +543,12 @@ void attend_spans_sm90(const AttentionArgs& args, const LaunchContext& context) 
   const int group = static_cast<int>(args.q.dim(1)) / kv_heads;
   with_head_dims(args.kv, [&](auto head_dim, auto value_dim) {
     using Shape = Config<head_dim, value_dim>;
-    const int64_t tiles = count_span_tiles(args.batch, Shape::kRows / group);
-    launch("attention", context, spans_kernel<Shape>, static_cast<unsigned>(tiles * kv_heads),
+    const int64_t items = count_span_tiles(args.batch, Shape::kRows / group) * kv_heads;
+    const int64_t blocks = std::min<int64_t>(items, context.device->num_sms);
+    launch("attention", context, spans_kernel<Shape>, static_cast<unsigned>(blocks),
            Shape::kThreads, Shape::kBytes, Rows<const BFloat16>(args.q), Rows<BFloat16>(args.out),
            KvPages<BFloat16>(args.kv), DeviceBatch(args.batch), args.window, group,
-           args.scale * kLog2E);
+           args.scale * kLog2E, context.counters);
   });
 }
 

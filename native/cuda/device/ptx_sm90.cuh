@@ -131,6 +131,12 @@ __device__ __forceinline__ void take_registers() {
   asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
 }
 
+// The value, of which the compiler knows nothing: what follows from it is not computed earlier.
+__device__ __forceinline__ int opaque(int value) {
+  asm volatile("" : "+r"(value));
+  return value;
+}
+
 // --- Tensor cores, a warpgroup at a time ---------------------------------------------------------
 
 // Describes an operand in shared memory, K-major, in the 128-byte swizzle: atoms of 8 rows by 64
