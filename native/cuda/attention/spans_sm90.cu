@@ -211,6 +211,13 @@ class PageProducts {
 // in uniform registers.
 __device__ __forceinline__ int uniform(int value) { return __shfl_sync(kAllLanes, value, 0); }
 
+// A barrier tells only one phase from the next: no lane may go on, and bring about the one after that,
+// before all have seen this one.
+__device__ __forceinline__ void wait_together(Barrier* barrier, uint32_t parity) {
+  wait_for_phase(barrier, parity);
+  __syncwarp();
+}
+
 // What the copier of a block hands to the warps that multiply.
 struct Item {
   SpanTile tile;
@@ -251,7 +258,7 @@ struct Mailbox {
   }
   // By whole warps.
   __device__ __forceinline__ void put(hopper::RingPlace& place, const Item& item) {
-    if (place.reused()) wait_for_phase(&empty[place.stage()], place.parity() ^ 1);
+    if (place.reused()) wait_together(&empty[place.stage()], place.parity() ^ 1);
     if (threadIdx.x % kWarp == 0) {
       items[place.stage()] = item;
       arrive_at(&full[place.stage()]);
@@ -259,13 +266,12 @@ struct Mailbox {
     place.advance();
   }
   __device__ __forceinline__ Item take(hopper::RingPlace& place) {
-    wait_for_phase(&full[place.stage()], place.parity());
+    wait_together(&full[place.stage()], place.parity());
     const Item& held = items[place.stage()];
     const Item item = {
         {uniform(held.tile.span), uniform(held.tile.first_token), uniform(held.tile.num_tokens)},
         uniform(held.first_position),
         uniform(held.kv_head)};
-    __syncwarp();
     if (threadIdx.x % kWarp == 0) arrive_at(&empty[place.stage()]);
     place.advance();
     return item;
@@ -334,7 +340,7 @@ __device__ __forceinline__ void copy_pages(char* ring, hopper::RingBarriers& bar
     if (page % kWarp == 0 && page + lane < pages.count())
       page_ids = kv.page(work.tile.span, pages.column(page + lane));
     const int page_id = __shfl_sync(kAllLanes, page_ids, page % kWarp);
-    if (place.reused()) wait_for_phase(&barriers.empty[place.stage()], place.parity() ^ 1);
+    if (place.reused()) wait_together(&barriers.empty[place.stage()], place.parity() ^ 1);
     copy_page<Config>(ring + place.stage() * Config::kStageBytes, kv.tile(page_id, work.kv_head),
                       pages.first_slot(page, work.first_position),
                       pages.end_slot(page, work.last_position()), &barriers.full[place.stage()]);
@@ -357,7 +363,7 @@ class PageReader {
   // Waits for the next page that any of the rows sees. False: there is none.
   __device__ __forceinline__ bool find() {
     for (; page_ < pages_.count(); leave()) {
-      wait_for_phase(&barriers_.full[stage()], place_.parity());
+      wait_together(&barriers_.full[stage()], place_.parity());
       if (pages_.first_slot(page_, first_position_) < kPageTokens &&
           pages_.end_slot(page_, last_position_) > 0)
         return true;
