@@ -8,8 +8,8 @@
  * - `ERR_OUT_OF_MEMORY`: host or device memory, or the cache that was planned, does not suffice.
  * - `ERR_CONTEXT_FULL`: a sequence would become longer than the model was loaded for.
  * - `ERR_BUSY`: a sequence is in use by a call that has not finished.
- * - `ERR_DISPOSED`: the model or the sequence was disposed.
- * - `ERR_ABORTED`: an `AbortSignal` fired.
+ * - `ERR_DISPOSED`: the model or the sequence was disposed, or the engine closed.
+ * - `ERR_ABORTED`: an `AbortSignal` fired, or a request's time was over.
  * - `ERR_DEVICE_LOST`: the device failed; the model has to be loaded again.
  * - `ERR_INTERNAL`: a bug in this package.
  */

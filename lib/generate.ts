@@ -1,56 +1,6 @@
 import type { GenerationDefaults } from "./checkpoint/generation_config";
-import { HymbaError } from "./errors";
+import { type GenerateOptions, type GenerationChunk, readGeneration } from "./generation";
 import type { HymbaModel } from "./model";
-import type { TokenLogprob } from "./requests";
-import { randomSeed, type SamplingOptions } from "./sampling";
-import { Sequence } from "./sequence";
-import { StreamDetokenizer } from "./text/detokenizer";
-import { StopMatcher } from "./text/stop_matcher";
-import {
-  checkBoolean,
-  checkInteger,
-  checkObject,
-  checkSignal,
-  checkTokens,
-  show,
-} from "./validate";
-
-/** Options of `model.generate`. Sampling options that are left out come from `generation_config.json`. */
-export interface GenerateOptions extends SamplingOptions {
-  /** Text, encoded with special tokens, or token ids as they are. At least one token. */
-  readonly prompt: string | ArrayLike<number>;
-  /** Most tokens to generate, from 1. Default 128. */
-  readonly maxTokens?: number;
-  /** Texts that end the generation; they are not part of its text. Default none. */
-  readonly stop?: readonly string[];
-  /** Tokens that end the generation, besides the model's own end-of-text tokens. Default none. */
-  readonly stopTokenIds?: readonly number[];
-  /** Go on after the model's own end-of-text tokens. Default false. */
-  readonly ignoreEos?: boolean;
-  /** Ends the generation with ERR_ABORTED. */
-  readonly signal?: AbortSignal;
-  /** A sequence to go on with; it stays yours to dispose of. Default a new one for this call. */
-  readonly sequence?: Sequence;
-}
-
-/**
- * Why a generation ended: `stop`, a stop text or token; `length`, `maxTokens`; `context`, the
- * sequence is full.
- */
-export type FinishReason = "stop" | "length" | "context";
-
-/** One generated token. */
-export interface GenerationChunk {
-  /** Text that has become certain, often one word; "" while a character or a stop text is incomplete. */
-  readonly text: string;
-  readonly token: number;
-  /** Log-probability of the token in the model's own distribution, before any sampling option. */
-  readonly logprob: number;
-  /** The most probable tokens, when `topLogprobs` asks for them. */
-  readonly topLogprobs?: readonly TokenLogprob[];
-  /** Set on the last chunk only. */
-  readonly finishReason?: FinishReason;
-}
 
 /** @internal Runs `model.generate`. */
 export async function* generate(
@@ -58,14 +8,8 @@ export async function* generate(
   options: GenerateOptions,
   defaults: GenerationDefaults,
 ): AsyncGenerator<GenerationChunk, void, undefined> {
-  const { sampling, maxTokens, stopTokens, stopMatcher } = readOptions(model, options, defaults);
+  const { prompt, sampling, maxTokens, chunks } = await readGeneration(model, options, defaults);
   const { signal } = options;
-  const prompt =
-    typeof options.prompt === "string"
-      ? await model.tokenizer.encode(options.prompt)
-      : checkTokens("options.prompt", options.prompt, model.config.vocabSize);
-  const text = new GeneratedText(model, prompt, stopMatcher);
-
   const sequence = options.sequence ?? model.createSequence();
   let draws: ReturnType<HymbaModel["draw"]> | undefined;
   try {
@@ -73,22 +17,13 @@ export async function* generate(
       signal,
     });
     const mostSteps = model.limits.maxContextTokens - sequence.length;
-    for (let count = 1; ; count++) {
-      const { token, logprob, topLogprobs } = result!;
-      const isStop = stopTokens.has(token!);
-      const piece = isStop ? "" : text.push(token!);
-      const finishReason = isStop || text.stopped ? "stop" : limit(count, maxTokens, mostSteps);
-      yield {
-        text: finishReason === undefined ? piece : piece + text.flush(),
-        token: token!,
-        logprob: logprob!,
-        ...(topLogprobs !== undefined && { topLogprobs }),
-        ...(finishReason !== undefined && { finishReason }),
-      };
-      if (finishReason !== undefined) return;
+    for (;;) {
+      const chunk = chunks.next(result!, mostSteps);
+      yield chunk;
+      if (chunk.finishReason !== undefined) return;
       // A sequence of the caller's must not take more than was yielded.
       draws ??= model.draw(
-        [{ sequence, token: token!, sample: sampling }],
+        [{ sequence, token: chunk.token, sample: sampling }],
         Math.min(maxTokens - 1, mostSteps),
         { ahead: options.sequence === undefined, signal },
       );
@@ -98,94 +33,4 @@ export async function* generate(
     await draws?.return();
     if (options.sequence === undefined) sequence.dispose();
   }
-}
-
-/** `count` tokens were drawn, the last of which would need step `count`. */
-function limit(count: number, maxTokens: number, mostSteps: number): FinishReason | undefined {
-  if (count >= maxTokens) return "length";
-  if (count > mostSteps) return "context";
-  return undefined;
-}
-
-/** The text of the generated tokens, as far as it is certain and before any stop text. */
-class GeneratedText {
-  readonly #detokenizer: StreamDetokenizer | undefined;
-  readonly #stops: StopMatcher;
-
-  constructor(model: HymbaModel, prompt: Int32Array, stops: StopMatcher) {
-    this.#detokenizer = model.hasTokenizer
-      ? new StreamDetokenizer(model.tokenizer, { context: prompt })
-      : undefined;
-    this.#stops = stops;
-  }
-
-  /** Whether a stop text was found. */
-  get stopped(): boolean {
-    return this.#stops.stop !== undefined;
-  }
-
-  push(token: number): string {
-    return this.#stops.push(this.#detokenizer?.push(token) ?? "").text;
-  }
-
-  /** What was held back, once nothing follows. */
-  flush(): string {
-    if (this.stopped) return "";
-    const rest = this.#stops.push(this.#detokenizer?.flush() ?? "").text;
-    return rest + this.#stops.flush();
-  }
-}
-
-function readOptions(model: HymbaModel, options: GenerateOptions, defaults: GenerationDefaults) {
-  checkObject("options", options);
-  const { maxTokens = 128, stop = [], stopTokenIds = [], ignoreEos = false } = options;
-  checkInteger("options.maxTokens", maxTokens, 1, 2 ** 31 - 1);
-  checkBoolean("options.ignoreEos", ignoreEos);
-  checkSignal("options.signal", options.signal);
-  if (options.sequence !== undefined && !(options.sequence instanceof Sequence)) {
-    throw new TypeError(`options.sequence must be a Sequence, got ${show(options.sequence)}`);
-  }
-  if (!Array.isArray(stop)) throw new TypeError(`options.stop must be an array, got ${show(stop)}`);
-  if (!Array.isArray(stopTokenIds)) {
-    throw new TypeError(`options.stopTokenIds must be an array, got ${show(stopTokenIds)}`);
-  }
-  for (const id of stopTokenIds) {
-    checkInteger("options.stopTokenIds", id, 0, model.config.vocabSize - 1);
-  }
-  if (stop.length > 0 && !model.hasTokenizer) {
-    throw new HymbaError(
-      "ERR_INVALID_ARGUMENT",
-      "options.stop needs a tokenizer, which this model does not have: use stopTokenIds",
-    );
-  }
-  return {
-    sampling: samplingOptions(options, defaults),
-    maxTokens,
-    stopTokens: new Set<number>([
-      ...(stopTokenIds as readonly number[]),
-      ...(ignoreEos ? [] : model.eosTokenIds),
-    ]),
-    stopMatcher: new StopMatcher(stop),
-  };
-}
-
-/** What the call says, and where it is silent what the checkpoint recommends. */
-function samplingOptions(options: GenerateOptions, defaults: GenerationDefaults): SamplingOptions {
-  const recommended = {
-    temperature: defaults.doSample === false ? 0 : defaults.temperature,
-    topK: defaults.topK,
-    topP: defaults.topP,
-    repetitionPenalty: defaults.repetitionPenalty,
-  };
-  const names = [
-    ...(["temperature", "topK", "topP", "minP", "repetitionPenalty", "presencePenalty"] as const),
-    ...(["frequencyPenalty", "logitBias", "topLogprobs"] as const),
-  ];
-  const chosen: Record<string, unknown> = {};
-  for (const name of names) {
-    const value = options[name] ?? (recommended as Partial<SamplingOptions>)[name];
-    if (value !== undefined) chosen[name] = value;
-  }
-  // One seed for the whole text: without it, every token would draw a new one.
-  return { ...chosen, seed: options.seed ?? randomSeed() };
 }

@@ -2,6 +2,7 @@
  * Serves NVIDIA's Hymba hybrid-head language models from Node.js.
  * @packageDocumentation
  */
+export { Engine, type EngineGenerateOptions, type EngineOptions } from "./engine/engine";
 export { HYMBA_ERROR_CODES, HymbaError, type HymbaErrorCode } from "./errors";
 export {
   HymbaModel,
@@ -22,7 +23,7 @@ export type {
 export type { CacheUsage, LogitsWanted, ModelDtype, PoolUsage, TracedTensor } from "./binding";
 export type { HymbaConfig, LayerConfig, RopeConfig } from "./checkpoint/config";
 export type { DeviceInfo, DeviceRequest } from "./device";
-export type { FinishReason, GenerateOptions, GenerationChunk } from "./generate";
+export type { FinishReason, GenerateOptions, GenerationChunk } from "./generation";
 export type { RunOptions } from "./runner";
 export type { SamplingOptions } from "./sampling";
 export type { SequenceOwner } from "./sequence";

@@ -39,6 +39,7 @@ export type {
   HybridHeadsArgs,
   KvLayerView,
   LinearArgs,
+  NormedProductArgs,
   RecallTokensArgs,
   RememberTokensArgs,
   RmsNormArgs,

@@ -12,8 +12,10 @@ import type { HymbaConfig } from "./checkpoint/config";
 import { kindOf } from "./checkpoint/files";
 import { summarizeCheckpoint } from "./checkpoint/summary";
 import { chooseDevice, type DeviceInfo } from "./device";
+import { Engine, type EngineOptions } from "./engine/engine";
 import { HymbaError } from "./errors";
-import { generate, type GenerateOptions, type GenerationChunk } from "./generate";
+import { generate } from "./generate";
+import { type GenerateOptions, type GenerationChunk, readGeneration } from "./generation";
 import { loadNative } from "./load";
 import {
   type LoadOptions,
@@ -64,7 +66,9 @@ export class HymbaModel implements SequenceOwner {
   readonly #native: NativeModel;
   readonly #runner: Runner;
   readonly #memory: MemoryPlan;
+  readonly #maxPrefillSpans: number;
   readonly #sequences = new Set<WeakRef<Sequence>>();
+  readonly #engines = new Set<Engine>();
   #disposed: Promise<void> | undefined;
 
   private constructor(
@@ -81,6 +85,7 @@ export class HymbaModel implements SequenceOwner {
     this.#tokenizer = tokenizer;
     this.#native = native;
     this.#memory = toMemoryPlan(memory);
+    this.#maxPrefillSpans = memory.maxPrefillSpans;
     this.#runner = new Runner(native, { ...options, maxPrefillSpans: memory.maxPrefillSpans });
   }
 
@@ -208,6 +213,7 @@ export class HymbaModel implements SequenceOwner {
     for (const reference of this.#sequences) {
       if (reference.deref()?.disposed !== false) this.#sequences.delete(reference);
     }
+    for (const engine of this.#engines) engine.roomMade();
   }
 
   /**
@@ -273,6 +279,32 @@ export class HymbaModel implements SequenceOwner {
   }
 
   /**
+   * An engine, which generates many texts at a time. It is closed with the model, or by its `close`.
+   * @throws TypeError, RangeError when an option is wrong.
+   * @throws HymbaError ERR_DISPOSED.
+   */
+  createEngine(options: EngineOptions = {}): Engine {
+    this.#checkLive();
+    const host = {
+      limits: this.limits,
+      vocabSize: this.config.vocabSize,
+      maxPrefillSpans: this.#maxPrefillSpans,
+      readGeneration: (asked: GenerateOptions) =>
+        readGeneration(this, asked, this.#checkpoint.generationConfig),
+      createSequence: () => this.createSequence(),
+      usage: () => {
+        this.#checkLive();
+        return callNative(() => this.#native.usage());
+      },
+      run: (work: readonly SpanWork[]) => this.#run(work, {}),
+      forget: (closed: Engine) => this.#engines.delete(closed),
+    };
+    const engine = new Engine(host, options);
+    this.#engines.add(engine);
+    return engine;
+  }
+
+  /**
    * Runs one pass over the meta tokens and `tokens`, together at most `maxBatchTokens`, and returns
    * every activation of the given layers: for comparing implementations. Names are those of
    * native/model/forward.cpp; rows are meta tokens, then tokens.
@@ -309,6 +341,7 @@ export class HymbaModel implements SequenceOwner {
   async dispose(): Promise<void> {
     if (this.#disposed === undefined) {
       this.#runner.close();
+      for (const engine of this.#engines) void engine.close();
       this.#disposed = awaitNative(() => this.#native.dispose());
       for (const sequence of this.#sequences) sequence.deref()?.dispose();
       this.#sequences.clear();

@@ -36,10 +36,30 @@ export interface RunnerLimits extends StepLimits {
 
 /** Throws ERR_ABORTED once the signal has fired. */
 export function throwIfAborted(signal: AbortSignal | undefined): void {
-  if (signal?.aborted) {
-    throw new HymbaError("ERR_ABORTED", "the call was aborted by its signal", {
-      cause: signal.reason,
-    });
+  if (signal?.aborted) throw abortError(signal);
+}
+
+/** The error of a call whose signal has fired. */
+export function abortError(signal: AbortSignal | undefined): HymbaError {
+  return new HymbaError("ERR_ABORTED", "the call was aborted by its signal", {
+    cause: signal?.reason,
+  });
+}
+
+/** Throws ERR_CONTEXT_FULL unless every sequence can take its tokens. */
+export function checkContext(
+  work: readonly { readonly sequence: Pick<Sequence, "length">; readonly tokens: Int32Array }[],
+  maxContextTokens: number,
+): void {
+  for (const [index, { sequence, tokens }] of work.entries()) {
+    if (sequence.length + tokens.length > maxContextTokens) {
+      throw new HymbaError(
+        "ERR_CONTEXT_FULL",
+        `request ${index}: a sequence of ${sequence.length} tokens cannot take ` +
+          `${tokens.length} more, the model was loaded for ${maxContextTokens} ` +
+          `(maxContextTokens)`,
+      );
+    }
   }
 }
 
@@ -63,7 +83,7 @@ export class Runner {
    */
   async run(work: readonly SpanWork[], options: RunOptions = {}): Promise<NativeSpanResult[]> {
     throwIfAborted(options.signal);
-    this.#checkContext(work);
+    checkContext(work, this.#limits.maxContextTokens);
     const ids = enterAll(work);
     try {
       return await this.#runSteps(work, ids, options);
@@ -103,7 +123,7 @@ export class Runner {
     try {
       for (let step = 0; step < count; step++) {
         throwIfAborted(signal);
-        if (step === 0) this.#checkContext(work);
+        if (step === 0) checkContext(work, this.#limits.maxContextTokens);
         while (submitted < count && pending.length < stepsInFlight) submit();
         yield await pending.shift()!;
       }
@@ -117,20 +137,6 @@ export class Runner {
   /** Calls under way fail with ERR_DISPOSED before their next step: the addon would find no model. */
   close(): void {
     this.#closed = true;
-  }
-
-  #checkContext(work: readonly SpanWork[]): void {
-    const { maxContextTokens } = this.#limits;
-    for (const [index, { sequence, tokens }] of work.entries()) {
-      if (sequence.length + tokens.length > maxContextTokens) {
-        throw new HymbaError(
-          "ERR_CONTEXT_FULL",
-          `request ${index}: a sequence of ${sequence.length} tokens cannot take ` +
-            `${tokens.length} more, the model was loaded for ${maxContextTokens} ` +
-            `(maxContextTokens)`,
-        );
-      }
-    }
   }
 
   /** One step; the sequence of each span's work grows when it has run. */

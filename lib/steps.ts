@@ -1,3 +1,11 @@
+/** Text tokens of a page of the cache: `kPageTokens` in native/core/page.h. */
+export const PAGE_TOKENS = 64;
+
+/** Pages that so many text tokens take. */
+export function pagesFor(tokens: number): number {
+  return Math.ceil(tokens / PAGE_TOKENS);
+}
+
 /** A part of a request's tokens that goes into one step. */
 export interface StepSpan {
   /** Index of the request. */

@@ -126,26 +126,30 @@ const COSTS: {
   },
 
   hybridHeads: (args, keys) => {
-    const parts = [
+    return together([
       COSTS.rotaryKvWrite(args.rotaryKvWrite, keys),
       COSTS.attention(args.attention, keys),
       COSTS.causalConv1d(args.causalConv1d, keys),
       COSTS.xProj(args.xProj, keys),
       COSTS.dtProj(args.dtProj, keys),
       COSTS.selectiveScan(args.selectiveScan, keys),
-    ];
-    return {
-      read: parts.flatMap(({ read }) => read),
-      written: parts.flatMap(({ written }) => written),
-      flops: sum(parts.map(({ flops = 0 }) => flops)),
-      exponentials: sum(parts.map(({ exponentials = 0 }) => exponentials)),
-    };
+    ]);
   },
 
   fuseHeads: ({ attention, mamba, attentionWeight, mambaWeight, out }) => ({
     read: [attention, mamba, attentionWeight, mambaWeight].map(bytes),
     written: [bytes(out)],
   }),
+
+  normedProduct: ({ rmsNorm, fuseHeads, linear, gatedLinear }) => {
+    const parts = [
+      rmsNorm && COSTS.rmsNorm(rmsNorm, NO_KEYS),
+      fuseHeads && COSTS.fuseHeads(fuseHeads, NO_KEYS),
+      linear && COSTS.linear(linear, NO_KEYS),
+      gatedLinear && COSTS.gatedLinear(gatedLinear, NO_KEYS),
+    ];
+    return together(parts.filter((part) => part !== undefined));
+  },
 
   recallTokens: ({ tokenIds, tokenSpans, stateSlot }) => ({
     read: [bytes(tokenIds), bytes(tokenSpans), bytes(stateSlot), bytes(tokenIds)],
@@ -177,6 +181,16 @@ const COSTS: {
     exponentials: logits.length,
   }),
 };
+
+/** The work of several stages. */
+function together(parts: readonly StageWork[]): StageWork {
+  return {
+    read: parts.flatMap(({ read }) => read),
+    written: parts.flatMap(({ written }) => written),
+    flops: sum(parts.map(({ flops = 0 }) => flops)),
+    exponentials: sum(parts.map(({ exponentials = 0 }) => exponentials)),
+  };
+}
 
 function bytes(tensor: Tensor | undefined): number {
   return tensor === undefined ? 0 : tensor.length * DTYPE_BYTES[tensor.dtype];

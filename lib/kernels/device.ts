@@ -14,6 +14,7 @@ import type {
   GatherRowsArgs,
   HybridHeadsArgs,
   LinearArgs,
+  NormedProductArgs,
   RecallTokensArgs,
   RememberTokensArgs,
   RmsNormArgs,
@@ -227,6 +228,11 @@ export class KernelDevice {
   /** Takes the mean of both normalised branches: {@link FuseHeadsArgs}. */
   fuseHeads(args: FuseHeadsArgs): void {
     this.#run("fuseHeads", args);
+  }
+
+  /** Normalises rows and multiplies them by a matrix: {@link NormedProductArgs}. */
+  normedProduct(args: NormedProductArgs): void {
+    this.#run("normedProduct", args);
   }
 
   /** Fills in tokens that were drawn before: {@link RecallTokensArgs}. */

@@ -16,6 +16,7 @@ type Kind =
   | "batch"
   | "kv"
   | "stage"
+  | "stage?"
   | IntegerRange;
 
 type IntegerRange = readonly [min: number, max: number];
@@ -114,7 +115,7 @@ const STAGES: { readonly [Stage in keyof StageArgs]: Fields<StageArgs[Stage]> } 
     ssmState: "tensor",
     out: "tensor",
   },
-  // Each field is a stage's name and holds its arguments.
+  // Of this and normedProduct, each field is a stage's name and holds its arguments.
   hybridHeads: {
     rotaryKvWrite: "stage",
     attention: "stage",
@@ -130,6 +131,12 @@ const STAGES: { readonly [Stage in keyof StageArgs]: Fields<StageArgs[Stage]> } 
     mambaWeight: "tensor",
     epsilon: "number",
     out: "tensor",
+  },
+  normedProduct: {
+    rmsNorm: "stage?",
+    fuseHeads: "stage?",
+    linear: "stage?",
+    gatedLinear: "stage?",
   },
   recallTokens: {
     tokenIds: "tensor",
@@ -192,7 +199,7 @@ function convertFields(
     if (value === undefined && isOptional) continue;
     const place = `${where}: ${name}`;
     fields[name] =
-      kind === "stage"
+      kind === "stage" || kind === "stage?"
         ? convertFields(place, STAGES[name as StageName], value as object, native)
         : convertField(place, kind, value, native);
   }
@@ -201,7 +208,7 @@ function convertFields(
 
 function convertField(
   name: string,
-  kind: Exclude<Kind, "stage">,
+  kind: Exclude<Kind, "stage" | "stage?">,
   value: unknown,
   native: NativeKernelDevice,
 ): NativeStageFields[string] {

@@ -260,6 +260,18 @@ export interface FuseHeadsArgs {
   readonly out: Tensor<ActivationDType>;
 }
 
+/**
+ * A norm, `rmsNorm` or `fuseHeads`, and a product of what it gives, `linear` or `gatedLinear`: one of
+ * each. Nothing is promised of the norm's `out`, which must be the product's `in`: a device may keep it
+ * to itself. So the product's `out` may not overlap what the norm reads.
+ */
+export interface NormedProductArgs {
+  readonly rmsNorm?: RmsNormArgs | undefined;
+  readonly fuseHeads?: FuseHeadsArgs | undefined;
+  readonly linear?: LinearArgs | undefined;
+  readonly gatedLinear?: GatedLinearArgs | undefined;
+}
+
 /** `tokenIds[t] ← lastTokens[slot of its span]` wherever it is {@link SAMPLED_TOKEN}. */
 export interface RecallTokensArgs {
   /** [T], in place. */
@@ -348,6 +360,7 @@ export interface StageArgs {
   readonly selectiveScan: SelectiveScanArgs;
   readonly hybridHeads: HybridHeadsArgs;
   readonly fuseHeads: FuseHeadsArgs;
+  readonly normedProduct: NormedProductArgs;
   readonly recallTokens: RecallTokensArgs;
   readonly rememberTokens: RememberTokensArgs;
   readonly countTokens: CountTokensArgs;

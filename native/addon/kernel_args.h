@@ -40,6 +40,9 @@ class KernelArgs {
   bool flag(const char* name) const;  // a missing one is false
   std::string text(const char* name) const;
 
+  // Whether there is such a field.
+  bool has(const char* name) const { return !fields_.Get(name).IsUndefined(); }
+
   BatchView batch() const;
   KvLayerView kv() const;
 
@@ -47,11 +50,16 @@ class KernelArgs {
   KernelArgs nested(const char* name) const {
     return KernelArgs(stage_ + ": " + name, fields_.Get(name).As<Napi::Object>(), heap_);
   }
+  // The name of the field that is there, of two.
+  const char* either(const char* one, const char* other) const {
+    if (has(one) == has(other))
+      fail(ErrorCode::kInvalidArgument, stage_, ": takes ", one, " or ", other);
+    return has(one) ? one : other;
+  }
 
  private:
   enum class Density { kDense, kStrided };
 
-  bool has(const char* name) const { return !fields_.Get(name).IsUndefined(); }
   TensorView view(const char* name, int rank, std::initializer_list<DType> dtypes,
                   Density density) const;
   template <typename... Parts>

@@ -20,29 +20,29 @@ void gather_rows(Backend& backend, const KernelArgs& args) {
                        .out = args.rows("out", 2, kF32)});
 }
 
-void rms_norm(Backend& backend, const KernelArgs& args) {
-  backend.rms_norm({.in = args.rows("in", 2),
-                    .weight = args.dense("weight", 1, kF32),
-                    .epsilon = args.number("epsilon"),
-                    .out = args.rows("out", 2)});
+RmsNormArgs rms_norm_args(const KernelArgs& args) {
+  return {.in = args.rows("in", 2),
+          .weight = args.dense("weight", 1, kF32),
+          .epsilon = args.number("epsilon"),
+          .out = args.rows("out", 2)};
 }
 
-void linear(Backend& backend, const KernelArgs& args) {
+LinearArgs linear_args(const KernelArgs& args) {
   const TensorView in = args.rows("in", 2);
-  backend.linear({.in = in,
-                  .weight = args.matrix_for("weight", in),
-                  .bias = args.optional_dense("bias", 1, kF32),
-                  .out = args.rows("out", 2),
-                  .accumulate = args.flag("accumulate")});
+  return {.in = in,
+          .weight = args.matrix_for("weight", in),
+          .bias = args.optional_dense("bias", 1, kF32),
+          .out = args.rows("out", 2),
+          .accumulate = args.flag("accumulate")};
 }
 
-void gated_linear(Backend& backend, const KernelArgs& args) {
+GatedLinearArgs gated_linear_args(const KernelArgs& args) {
   const TensorView in = args.rows("in", 2);
-  backend.gated_linear({.in = in,
-                        .weight = args.matrix_for("weight", in),
-                        .activation = args.text("activation") == "silu" ? MlpActivation::kSilu
-                                                                        : MlpActivation::kRelu2,
-                        .out = args.rows("out", 2)});
+  return {.in = in,
+          .weight = args.matrix_for("weight", in),
+          .activation =
+              args.text("activation") == "silu" ? MlpActivation::kSilu : MlpActivation::kRelu2,
+          .out = args.rows("out", 2)};
 }
 
 RotaryKvWriteArgs rotary_kv_write_args(const KernelArgs& args) {
@@ -108,6 +108,40 @@ SelectiveScanArgs selective_scan_args(const KernelArgs& args) {
           .out = args.rows("out", 2)};
 }
 
+FuseHeadsArgs fuse_heads_args(const KernelArgs& args) {
+  return {.attention = args.rows("attention", 2),
+          .mamba = args.rows("mamba", 2),
+          .attention_weight = args.dense("attentionWeight", 1, kF32),
+          .mamba_weight = args.dense("mambaWeight", 1, kF32),
+          .epsilon = args.number("epsilon"),
+          .out = args.rows("out", 2)};
+}
+
+void rms_norm(Backend& backend, const KernelArgs& args) { backend.rms_norm(rms_norm_args(args)); }
+
+void linear(Backend& backend, const KernelArgs& args) { backend.linear(linear_args(args)); }
+
+void gated_linear(Backend& backend, const KernelArgs& args) {
+  backend.gated_linear(gated_linear_args(args));
+}
+
+void fuse_heads(Backend& backend, const KernelArgs& args) {
+  backend.fuse_heads(fuse_heads_args(args));
+}
+
+void normed_product(Backend& backend, const KernelArgs& args) {
+  const auto either = [&](const char* one, const char* other, const auto& read_one,
+                          const auto& read_other) {
+    using Args = std::variant<decltype(read_one(args)), decltype(read_other(args))>;
+    const char* const name = args.either(one, other);
+    const KernelArgs nested = args.nested(name);
+    return name == one ? Args(read_one(nested)) : Args(read_other(nested));
+  };
+  backend.normed_product(
+      {.norm = either("rmsNorm", "fuseHeads", rms_norm_args, fuse_heads_args),
+       .product = either("linear", "gatedLinear", linear_args, gated_linear_args)});
+}
+
 void rotary_kv_write(Backend& backend, const KernelArgs& args) {
   backend.rotary_kv_write(rotary_kv_write_args(args));
 }
@@ -135,15 +169,6 @@ void hybrid_heads(Backend& backend, const KernelArgs& args) {
                         .x_proj = x_proj_args(args.nested("xProj")),
                         .dt_proj = dt_proj_args(args.nested("dtProj")),
                         .scan = selective_scan_args(args.nested("selectiveScan"))});
-}
-
-void fuse_heads(Backend& backend, const KernelArgs& args) {
-  backend.fuse_heads({.attention = args.rows("attention", 2),
-                      .mamba = args.rows("mamba", 2),
-                      .attention_weight = args.dense("attentionWeight", 1, kF32),
-                      .mamba_weight = args.dense("mambaWeight", 1, kF32),
-                      .epsilon = args.number("epsilon"),
-                      .out = args.rows("out", 2)});
 }
 
 void recall_tokens(Backend& backend, const KernelArgs& args) {
@@ -205,6 +230,7 @@ constexpr Stage kStages[] = {
     {"selectiveScan", selective_scan},
     {"hybridHeads", hybrid_heads},
     {"fuseHeads", fuse_heads},
+    {"normedProduct", normed_product},
     {"recallTokens", recall_tokens},
     {"rememberTokens", remember_tokens},
     {"countTokens", count_tokens},

@@ -48,14 +48,14 @@ class LayerPass {
   // one.
   void multiply_normed(const char* name, const auto& norm, const auto& product) {
     if (probe_ == nullptr) return backend_.normed_product({.norm = norm, .product = product});
-    run(norm);
+    run_stage(norm);
     record(name, norm.out);
-    run(product);
+    run_stage(product);
   }
-  void run(const RmsNormArgs& args) { backend_.rms_norm(args); }
-  void run(const FuseHeadsArgs& args) { backend_.fuse_heads(args); }
-  void run(const LinearArgs& args) { backend_.linear(args); }
-  void run(const GatedLinearArgs& args) { backend_.gated_linear(args); }
+  void run_stage(const RmsNormArgs& args) { backend_.rms_norm(args); }
+  void run_stage(const FuseHeadsArgs& args) { backend_.fuse_heads(args); }
+  void run_stage(const LinearArgs& args) { backend_.linear(args); }
+  void run_stage(const GatedLinearArgs& args) { backend_.gated_linear(args); }
 
   // [ q | k | v | u | z ] = rms(x) · in_projᵀ; a consumer has neither k nor v.
   void project_in() {

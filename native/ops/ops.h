@@ -185,7 +185,8 @@ struct FuseHeadsArgs {
 };
 
 // A norm, and the product of what it gives. The same as the two stages in their order, but that
-// nothing is promised of the norm's output: a backend may keep it to itself.
+// nothing is promised of the norm's output: a backend may keep it to itself. So the product may not
+// write to what the norm reads.
 struct NormedProductArgs {
   std::variant<RmsNormArgs, FuseHeadsArgs> norm;
   std::variant<LinearArgs, GatedLinearArgs> product;

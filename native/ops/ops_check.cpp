@@ -274,18 +274,31 @@ void check_args(const HybridHeadsArgs& args) {
              "dt, B and C are not the parts of x_proj's output");
 }
 
+// From the first row to the end of the last.
+bool overlap(const TensorView& a, const TensorView& b) {
+  const auto begin = [](const TensorView& view) { return static_cast<const char*>(view.raw()); };
+  const auto end = [&](const TensorView& view) {
+    const int64_t elements = (view.rows() - 1) * view.row_stride() + view.row_elements();
+    return begin(view) + elements * dtype_bytes(view.dtype());
+  };
+  return begin(a) < end(b) && begin(b) < end(a);
+}
+
+bool reads(const RmsNormArgs& norm, const TensorView& view) { return overlap(norm.in, view); }
+bool reads(const FuseHeadsArgs& norm, const TensorView& view) {
+  return overlap(norm.attention, view) || overlap(norm.mamba, view);
+}
+
 void check_args(const NormedProductArgs& args) {
-  const auto output = [](const auto& norm) {
-    check_args(norm);
-    return norm.out;
-  };
-  const auto input = [](const auto& product) {
-    check_args(product);
-    return product.in;
-  };
-  const StageCheck check("normed_product");
-  check.that(same_view(std::visit(output, args.norm), std::visit(input, args.product)),
-             "the product's input is not the norm's output");
+  std::visit(
+      [](const auto& norm, const auto& product) {
+        check_args(norm);
+        check_args(product);
+        const StageCheck check("normed_product");
+        check.that(same_view(norm.out, product.in), "the product's input is not the norm's output");
+        check.that(!reads(norm, product.out), "the product's output is what the norm reads");
+      },
+      args.norm, args.product);
 }
 
 }  // namespace

@@ -66,8 +66,16 @@ export function describeCuda(name: string, define: (device: KernelDevice) => voi
  * HYMBA_SMALL_TESTS=1 in the environment, as under a sanitizer.
  */
 export function bigTest(name: string, run: jest.ProvidesCallback, timeoutMs?: number): void {
-  const device = gpu();
-  const isFast = device !== undefined && device.name !== EMULATOR;
-  const isWanted = isFast && process.env["HYMBA_SMALL_TESTS"] !== "1";
+  const isWanted = isFast() && process.env["HYMBA_SMALL_TESTS"] !== "1";
   (isWanted ? test : test.skip)(name, run, timeoutMs);
+}
+
+/** `test` for what the emulator has no kernels for, and would take long. */
+export function realGpuTest(name: string, run: jest.ProvidesCallback): void {
+  (isFast() ? test : test.skip)(name, run);
+}
+
+function isFast(): boolean {
+  const device = gpu();
+  return device !== undefined && device.name !== EMULATOR;
 }

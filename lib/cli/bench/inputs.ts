@@ -9,6 +9,7 @@ import type {
   Tensor,
   TensorDType,
 } from "../../kernels";
+import { PAGE_TOKENS, pagesFor } from "../../steps";
 import type { RandomData } from "./random";
 
 /** Tokens that a stage works on: one of each of many sequences, or many of one. */
@@ -22,7 +23,6 @@ export interface Load {
   readonly context: number;
 }
 
-const PAGE_TOKENS = 64;
 /** Rows that a GEMM reads begin on a multiple of 16 bytes. */
 const ROW_ELEMENTS = 8;
 
@@ -163,9 +163,9 @@ export class Inputs {
     const { numKvHeads, headDim, valueHeadDim, numMetaTokens } = this.config;
     const { tokens, sequences, context, mode } = this.load;
     const perSequence = tokens / sequences;
-    const metaColumns = Math.ceil(numMetaTokens / PAGE_TOKENS);
-    const textPages = Math.ceil((context + perSequence) / PAGE_TOKENS);
-    const ring = Math.ceil(window / PAGE_TOKENS) + 1;
+    const metaColumns = pagesFor(numMetaTokens);
+    const textPages = pagesFor(context + perSequence);
+    const ring = pagesFor(window) + 1;
     const ringColumns = window >= 0 && mode === "decode" ? Math.min(textPages, ring) : textPages;
     const pages = metaColumns + sequences * ringColumns;
     // All sequences share the meta pages, which come first.

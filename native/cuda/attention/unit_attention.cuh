@@ -67,51 +67,82 @@ struct Partials {
   float* out;  // [value dim] each
 };
 
-// Four columns of a row, merged from `count` parts in order, the first of which saw a key.
-// `stats(i)` and `out(i)` give those of a part; `out` is relative to the maximum, like the sum. A
-// part that saw no key has a maximum of -∞. A few parts are asked for at once: mostly all of them.
+// Neighbouring columns of a row, that a thread merges.
+struct MergedColumns {
+  static constexpr int kCount = 8;
+  float4 low;
+  float4 high;
+
+  static __device__ __forceinline__ MergedColumns zeroes() {
+    const float4 four = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+    return {four, four};
+  }
+  static __device__ __forceinline__ MergedColumns load(const float* from) {
+    const auto* const fours = reinterpret_cast<const float4*>(from);
+    return {fours[0], fours[1]};
+  }
+  __device__ __forceinline__ void store(float* to) const {
+    reinterpret_cast<float4*>(to)[0] = low;
+    reinterpret_cast<float4*>(to)[1] = high;
+  }
+  __device__ __forceinline__ void store_normalised(BFloat16* to, float sum) const {
+    const float inverse = 1.0f / sum;
+    *reinterpret_cast<uint4*>(to) = make_uint4(pack_bf16x2(low.x * inverse, low.y * inverse),
+                                               pack_bf16x2(low.z * inverse, low.w * inverse),
+                                               pack_bf16x2(high.x * inverse, high.y * inverse),
+                                               pack_bf16x2(high.z * inverse, high.w * inverse));
+  }
+
+  __device__ __forceinline__ void add(const MergedColumns& other, float factor) {
+    add(low, other.low, factor);
+    add(high, other.high, factor);
+  }
+
+ private:
+  static __device__ __forceinline__ void add(float4& to, const float4& some, float factor) {
+    to.x = fmaf(some.x, factor, to.x);
+    to.y = fmaf(some.y, factor, to.y);
+    to.z = fmaf(some.z, factor, to.z);
+    to.w = fmaf(some.w, factor, to.w);
+  }
+};
+
+// Columns of a row, merged from `count` parts in order, the first of which saw a key. `stats(i)`
+// and `out(i)` give those of a part; `out` is relative to the maximum, like the sum. A part that
+// saw no key has a maximum of -∞. A few parts are asked for at once: mostly all of them.
 template <typename PartStats, typename PartOut>
-__device__ __forceinline__ float4 merge(int count, const PartStats& stats, const PartOut& out,
-                                        Stats& merged) {
+__device__ __forceinline__ MergedColumns merge(int count, const PartStats& stats,
+                                               const PartOut& out, Stats& merged) {
   constexpr int kTogether = 5;
   merged = {negative_infinity(), 0.0f};
-  float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+  MergedColumns sum = MergedColumns::zeroes();
   for (int first = 0; first < count; first += kTogether) {
     Stats part[kTogether];
-    float4 values[kTogether];
+    MergedColumns values[kTogether];
 #pragma unroll
     for (int i = 0; i < kTogether; ++i) {
       const bool present = first + i < count;
       part[i] = present ? stats(first + i) : Stats{negative_infinity(), 0.0f};
-      values[i] = present ? out(first + i) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+      values[i] = present ? out(first + i) : MergedColumns::zeroes();
     }
     const float old_max = merged.max;
 #pragma unroll
     for (int i = 0; i < kTogether; ++i) merged.max = fmaxf(merged.max, part[i].max);
     const float base = merged.max == negative_infinity() ? 0.0f : merged.max;
-    const auto add = [&](const float4& some, float some_sum, float factor) {
-      merged.sum = fmaf(some_sum, factor, merged.sum);
-      sum.x = fmaf(some.x, factor, sum.x);
-      sum.y = fmaf(some.y, factor, sum.y);
-      sum.z = fmaf(some.z, factor, sum.z);
-      sum.w = fmaf(some.w, factor, sum.w);
-    };
-    const float4 old = sum;
+    const MergedColumns old = sum;
     const float old_sum = merged.sum;
-    sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+    sum = MergedColumns::zeroes();
     merged.sum = 0.0f;
+    const auto add = [&](const MergedColumns& some, float some_sum, float factor) {
+      merged.sum = fmaf(some_sum, factor, merged.sum);
+      sum.add(some, factor);
+    };
     add(old, old_sum, exp2_approx(old_max - base));
 #pragma unroll
     for (int i = 0; i < kTogether; ++i)
       add(values[i], part[i].sum, exp2_approx(part[i].max - base));
   }
   return sum;
-}
-
-__device__ __forceinline__ void store_normalised(BFloat16* to, const float4& values, float sum) {
-  const float inverse = 1.0f / sum;
-  *reinterpret_cast<uint2*>(to) = make_uint2(pack_bf16x2(values.x * inverse, values.y * inverse),
-                                             pack_bf16x2(values.z * inverse, values.w * inverse));
 }
 
 // 32 slots of K or V of a page, [64][kDim], by one warp. Those outside [first, end) become zeroes.
@@ -332,42 +363,41 @@ __device__ __forceinline__ void attend_unit(const UnitParams& params, int block,
   }
   __syncthreads();
 
-  // Four columns a thread.
-  constexpr int kRowParts = kValueDim / 4;
+  // In one round, for groups of up to 8 heads of 128.
+  constexpr int kRowParts = kValueDim / MergedColumns::kCount;
+  const auto for_columns = [&](const auto& call) {
+    for (int i = threadIdx.x; i < group * kRowParts; i += kAttentionThreads)
+      call(i / kRowParts, i % kRowParts * MergedColumns::kCount);
+  };
   BFloat16* const token_out = params.out[token] + kv_head * group * kValueDim;
-  for (int i = threadIdx.x; i < group * kRowParts; i += kAttentionThreads) {
-    const int row = i / kRowParts;
-    const int column = i % kRowParts * 4;
+  for_columns([&](int row, int column) {
     Stats merged;
-    const float4 sum = merge(
+    const MergedColumns sum = merge(
         kAttentionWarps, [&](int w) { return warp_stats[w][row]; },
-        [&](int w) { return *reinterpret_cast<const float4*>(warp_out(w, row) + column); }, merged);
+        [&](int w) { return MergedColumns::load(warp_out(w, row) + column); }, merged);
     if (num_units == 1) {
-      store_normalised(token_out + row * kValueDim + column, sum, merged.sum);
+      sum.store_normalised(token_out + row * kValueDim + column, merged.sum);
     } else {
       const int64_t part = int64_t{block} * group + row;
-      *reinterpret_cast<float4*>(params.partials.out + part * kValueDim + column) = sum;
+      sum.store(params.partials.out + part * kValueDim + column);
       if (column == 0) params.partials.stats[part] = merged;
     }
-  }
+  });
   if (num_units == 1) return;
 
   if (!arrives_last(params.counters + pair, num_units)) return;
   const int64_t first_unit = static_cast<int64_t>(pair) * plan.max_units;
-  for (int i = threadIdx.x; i < group * kRowParts; i += kAttentionThreads) {
-    const int row = i / kRowParts;
-    const int column = i % kRowParts * 4;
+  for_columns([&](int row, int column) {
     const auto part = [&](int u) { return (first_unit + u) * group + row; };
     Stats merged;
-    const float4 sum = merge(
+    const MergedColumns sum = merge(
         num_units, [&](int u) { return params.partials.stats[part(u)]; },
         [&](int u) {
-          return *reinterpret_cast<const float4*>(params.partials.out + part(u) * kValueDim +
-                                                  column);
+          return MergedColumns::load(params.partials.out + part(u) * kValueDim + column);
         },
         merged);
-    store_normalised(token_out + row * kValueDim + column, sum, merged.sum);
-  }
+    sum.store_normalised(token_out + row * kValueDim + column, merged.sum);
+  });
 }
 
 // The units of up to `num_spans` spans from the first one on, without where partial results go.

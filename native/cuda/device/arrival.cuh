@@ -31,7 +31,7 @@ struct Gate {
   // What the block wrote before can be read by those that pass. All threads of the block call it.
   __device__ __forceinline__ void open() const {
     __syncthreads();
-    if (threadIdx.x == 0) arrive(counter, last());
+    if (threadIdx.x == 0) count_arrival(counter, last());
   }
 
   // Waits for all openers, which are sure to run (take_ticket). All threads of the block call it.

@@ -138,6 +138,11 @@ __device__ __forceinline__ uint32_t arrive(uint32_t* counter, uint32_t last) {
   __threadfence();
   return before;
 }
+// The same for a thread that does not go on with what others wrote.
+__device__ __forceinline__ void count_arrival(uint32_t* counter, uint32_t last) {
+  __threadfence();
+  atomicInc(counter, last);
+}
 
 // Until `counter` is at least `count`, which blocks of this grid bring about that are sure to run:
 // those that started earlier. What they wrote before they counted (`arrive`) is there to be read.

@@ -34,7 +34,9 @@ __global__ void __launch_bounds__(kNormThreads)
   allow_successor();
   wait_for_predecessor();
   const int row = (blockIdx.x * kNormThreads + threadIdx.x) / kWarp;
-  if (row < rows) normalize_x_proj_row(in[row], norms, out[row]);
+  if (row >= rows) return;
+  for (int segment = 0; segment < XProjNorms::kSegments; ++segment)
+    normalize_x_proj(in[row], norms, segment, out[row]);
 }
 
 template <typename Act>

@@ -5,7 +5,7 @@
 //           tokens: a thread brings 8 columns of a token, then the warps share the rows of the
 //           matrix, 16 at a time. What the block's columns contribute goes to the scratch, and the
 //           last block of a tile of tokens to arrive adds up all contributions and takes the norms,
-//           a warp a row: with more tokens that one block would take longer than all others, and
+//           a warp each: with more tokens that one block would take longer than all others, and
 //           with fewer columns a block it would have more to add up. Weights are on their way
 //           before the predecessor has ended.
 // Shared    Weights [2][R + 2N][64], and the activations [2][8][64], swizzled; the norms' weights;
@@ -188,8 +188,11 @@ __device__ __forceinline__ bool project_columns(const SplitXProj& params, int bl
       *reinterpret_cast<float4*>(sums + token * params.rows() + quad * 4) = sum;
   }
   __syncthreads();
-  for (int token = warp; token < num_tokens; token += kSplitWarps)
-    normalize_x_proj_row(sums + token * params.rows(), norms, params.out[first_token + token]);
+  for (int item = warp; item < num_tokens * XProjNorms::kSegments; item += kSplitWarps) {
+    const int token = item / XProjNorms::kSegments;
+    normalize_x_proj(sums + token * params.rows(), norms, item % XProjNorms::kSegments,
+                     params.out[first_token + token]);
+  }
   return true;
 }
 

@@ -5,8 +5,8 @@
 //           columns each. A ninth warp copies weights. The activations are brought by the eight
 //           warps (row_inputs.cuh): behind the weights that wait for memory they would come late.
 // Shared    The block's columns of all rows of activations, padded so that the rows of an ldmatrix
-//           lie in different banks; a ring of stages, each a tile's weights of 64 columns; the sums
-//           of a split tile.
+//           lie in different banks, and the gains of their norm; a ring of stages, each a tile's
+//           weights of 64 columns; the sums of a split tile.
 // Numerics  A block's columns are added in order, in fp32; what is split is then added as a tree
 //           (split_sums.cuh). A row's bits do not depend on the other rows.
 // Cost      N·K·2 bytes of weights, once: bound by memory. The first stages are copied while the
@@ -25,9 +25,6 @@
 #include "cuda/gemm/hopper/split_sums.cuh"
 
 namespace hymba::cuda::hopper {
-
-// Of a block's weights, that are still to be asked for when the successor may start.
-inline constexpr int kBytesAhead = 48 * 1024;
 
 template <int kGroupsPerWarp_, bool kIsSplit_>
 struct FewRowsConfig {
@@ -104,15 +101,15 @@ __global__ void __launch_bounds__(Config::kThreads, 2)
 
   if (warp == Config::kWarps) {
     RingPlace place(stages);
+    CopyLimit limit(stages, stage_bytes);
     for (int tile = worker; tile < operands.tiles; tile += num_workers) {
       const TileGroups groups(operands, tile, Epilogue::kPaired);
       if (lane == 0) {
-        const int last_steps = min(steps, kBytesAhead / stage_bytes + 1);
+        const bool is_last = tile + num_workers >= operands.tiles;
         for (int step = 0; step < steps; ++step) {
-          // Then a successor that starts at once follows this kernel's last copies with its first.
-          // Earlier, what it reads ahead would be in the way of them.
-          if (step == steps - last_steps && tile + num_workers >= operands.tiles) allow_successor();
+          if (is_last && step == max(steps - limit.copies(), 0)) allow_successor();
           if (place.reused()) wait_for_phase(&barriers.empty[place.stage()], place.parity() ^ 1);
+          limit.wait(barriers.full);
           Barrier* const full = &barriers.full[place.stage()];
           arrive_expecting(full, groups.bytes());
           copy_bulk(ring + place.stage() * stage_bytes, groups.weights(operands, begin + step),

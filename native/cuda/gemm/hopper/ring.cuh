@@ -47,4 +47,35 @@ class RingPlace {
   int round_;
 };
 
+// Bytes of a block's weights that are under way at most, from memory to the ring: enough to keep
+// memory busy, with 132 blocks 3.7 MB. What others ask for meanwhile need not wait behind a whole
+// ring, above all what the predecessor still needs.
+inline constexpr int kBytesUnderWay = 28 * 1024;
+
+// Sees to that, for the thread that copies.
+class CopyLimit {
+ public:
+  __device__ __forceinline__ CopyLimit(int stages, int stage_bytes)
+      : oldest_(stages), limit_(max(1, kBytesUnderWay / stage_bytes)) {}
+
+  // Copies that may be under way. Once only so many are left to be asked for, the successor may
+  // start: its first copies then follow the last of these at once, and are not in their way.
+  __device__ __forceinline__ int copies() const { return limit_; }
+
+  // Before each copy. `arrived`: of each stage, gets its copies.
+  __device__ __forceinline__ void wait(Barrier* arrived) {
+    if (under_way_ < limit_) {
+      ++under_way_;
+      return;
+    }
+    wait_for_phase(&arrived[oldest_.stage()], oldest_.parity());
+    oldest_.advance();
+  }
+
+ private:
+  RingPlace oldest_;
+  int limit_;
+  int under_way_ = 0;
+};
+
 }  // namespace hymba::cuda::hopper

@@ -37,7 +37,8 @@ struct WarpgroupConfig {
   static constexpr int kReaders = kWarpgroupThreads * kWarpgroups;
   static constexpr int kThreads = kReaders + kWarp;
   static constexpr int kRowBytes = kRows * kBlockCols * 2;  // of a stage
-  static constexpr int kStageBytes = kRowBytes + kGroups * kBlockElements * 2;
+  static constexpr int kWeightBytes = kGroups * kBlockElements * 2;
+  static constexpr int kStageBytes = kRowBytes + kWeightBytes;
   using Sums = SplitSums<kRows, kThreads>;
   // The sums of a split tile take the place of its stages.
   static constexpr int kSumBytes = kIsSplit ? Sums::kBytes : 0;
@@ -58,13 +59,15 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
   const int stages = operands.stages;
   const int num_items = operands.row_tiles * operands.tiles;
 
-  __shared__ RingBarriers barriers;
+  __shared__ RingBarriers barriers;  // `full` of weights
+  __shared__ Barrier rows_arrived[kMaxStages];
   __shared__ Barrier sums_arrived;
   char* const ring = dynamic_shared<char>();
   const auto row_stage = [&](int stage) { return ring + stage * Config::kStageBytes; };
   const auto weight_stage = [&](int stage) { return row_stage(stage) + Config::kRowBytes; };
   if (threadIdx.x == 0) {
     if constexpr (kIsSplit) init_barrier(&sums_arrived, 1);
+    for (int stage = 0; stage < stages; ++stage) init_barrier(&rows_arrived[stage], 1);
     barriers.init(stages, Config::kWarpgroups);
   }
   __syncthreads();
@@ -93,11 +96,13 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
     if (threadIdx.x == Config::kReaders) prefetch_map(&in);
     RingPlace place(stages), row_place(stages);
     const auto load_rows = [&](int item, int block) {
-      copy_box(row_stage(row_place.stage()), &in, block * kBlockCols, row_of(item),
-               &barriers.full[row_place.stage()]);
+      Barrier* const arrived = &rows_arrived[row_place.stage()];
+      arrive_expecting(arrived, Config::kRowBytes);
+      copy_box(row_stage(row_place.stage()), &in, block * kBlockCols, row_of(item), arrived);
       row_place.advance();
     };
     // Weights may be copied ahead of the predecessor's end; the rows of those stages follow then.
+    CopyLimit limit(stages, Config::kWeightBytes);
     int ahead = 0;
     bool waited = false;
     const auto catch_up = [&](int item, int block) {
@@ -109,13 +114,16 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
     for (int item = worker; item < num_items; item += num_workers) {
       const TileGroups groups = groups_of(item);
       if (threadIdx.x == Config::kReaders) {
+        const bool is_last = item + num_workers >= num_items;
         for (int block = begin; block < end; ++block) {
+          if (is_last && block == max(end - limit.copies(), begin)) allow_successor();
           if (place.reused()) {
             catch_up(item, block);
             wait_for_phase(&barriers.empty[place.stage()], place.parity() ^ 1);
           }
+          if (!waited) limit.wait(barriers.full);
           Barrier* const full = &barriers.full[place.stage()];
-          arrive_expecting(full, groups.bytes() + Config::kRowBytes);
+          arrive_expecting(full, groups.bytes());
           copy_bulk(weight_stage(place.stage()), groups.weights(operands, block), groups.bytes(),
                     full);
           place.advance();
@@ -124,9 +132,6 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
           else
             ++ahead;
         }
-        // Not before: what the successor reads ahead is to fill the time in which this kernel has
-        // nothing more to ask for.
-        if (item + num_workers >= num_items) allow_successor();
         catch_up(item, end);
       }
       __syncwarp();
@@ -153,6 +158,7 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
 #pragma unroll 1
       for (int block = begin; block < end; ++block) {
         wait_for_phase(&barriers.full[place.stage()], place.parity());
+        wait_for_phase(&rows_arrived[place.stage()], place.parity());
         const uint32_t stage_offset = place.stage() * (Config::kStageBytes / kOperandUnit);
         fence_accumulators();
 #pragma unroll

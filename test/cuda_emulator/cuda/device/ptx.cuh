@@ -79,6 +79,7 @@ inline uint4 load_16_streaming(const void* global) { return *static_cast<const u
 inline void prefetch_to_l2(const void*) {}
 
 inline uint32_t arrive(uint32_t* counter, uint32_t last) { return atomicInc(counter, last); }
+inline void count_arrival(uint32_t* counter, uint32_t last) { atomicInc(counter, last); }
 
 // Blocks run to their end one after the other: who would have to wait, would wait forever.
 inline void wait_for_count(const uint32_t* counter, uint32_t count) {

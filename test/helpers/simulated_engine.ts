@@ -1,0 +1,203 @@
+/**
+ * An engine without a model, for the scheduler: the cache is counted as native/cache does, time is a
+ * number, and tokens are drawn by counting. Every plan is checked when it is carried out.
+ */
+import {
+  planStep,
+  rankOf,
+  type Schedulable,
+  type SchedulerLimits,
+  type StepPlan,
+} from "../../lib/engine/scheduler";
+import { PAGE_TOKENS, pagesFor } from "../../lib/steps";
+
+/** What the cache was laid out for. */
+export interface SimulatedLimits extends SchedulerLimits {
+  readonly maxSequences: number;
+  readonly maxContextTokens: number;
+  /** Of text, at least those of a whole context. */
+  readonly globalPages: number;
+  readonly slidingWindow: number;
+}
+
+/** What is asked for. */
+export interface SimulatedOptions {
+  readonly promptTokens: number;
+  readonly maxTokens: number;
+  /** It meets a stop after so many. */
+  readonly stopAfter: number;
+  readonly priority: number;
+  /** Infinity: none. */
+  readonly timeoutMs: number;
+}
+
+export class SimulatedRequest implements Schedulable {
+  readonly rank: number;
+  readonly deadline: number;
+  readonly promptTokens: number;
+  readonly mostCachedTokens: number;
+  readonly mostKnownTokens: number;
+  knownTokens: number;
+  cachedTokens = 0;
+  running = false;
+
+  constructor(options: SimulatedOptions, now: number, maxContextTokens: number) {
+    const { promptTokens, maxTokens, stopAfter } = options;
+    this.rank = rankOf(now, options.priority);
+    this.deadline = now + options.timeoutMs;
+    this.promptTokens = promptTokens;
+    this.knownTokens = promptTokens;
+    this.mostCachedTokens = Math.min(promptTokens + maxTokens - 1, maxContextTokens);
+    this.mostKnownTokens = Math.min(promptTokens + stopAfter, this.mostCachedTokens + 1);
+  }
+
+  get ended(): boolean {
+    return this.knownTokens === this.mostKnownTokens;
+  }
+
+  get decodes(): boolean {
+    return this.running && this.knownTokens - this.cachedTokens === 1;
+  }
+
+  leave(): void {
+    this.running = false;
+    this.cachedTokens = 0;
+  }
+}
+
+export class SimulatedEngine {
+  /** In the order of their ranks. */
+  readonly requests: SimulatedRequest[] = [];
+  /** Tokens of sequences that others hold in the same cache. */
+  readonly outside: number[] = [];
+  readonly counts = { steps: 0, preempted: 0, expired: 0, ended: 0, stalled: 0 };
+  now = 0;
+
+  constructor(readonly limits: SimulatedLimits) {}
+
+  add(options: SimulatedOptions): SimulatedRequest {
+    const request = new SimulatedRequest(options, this.now, this.limits.maxContextTokens);
+    const after = this.requests.findIndex(({ rank }) => rank > request.rank);
+    this.requests.splice(after < 0 ? this.requests.length : after, 0, request);
+    return request;
+  }
+
+  remove(request: SimulatedRequest): void {
+    request.leave();
+    this.requests.splice(this.requests.indexOf(request), 1);
+  }
+
+  get freePages(): number {
+    const held = [...this.requests.map(({ cachedTokens }) => cachedTokens), ...this.outside];
+    return this.limits.globalPages - sumOf(held.map(pagesFor));
+  }
+
+  get freeSlots(): number {
+    const running = this.requests.filter((request) => request.running).length;
+    return this.limits.maxSequences - running - this.outside.length;
+  }
+
+  /** Plans and carries out a step, and checks everything that a plan promises. */
+  step(): void {
+    const { requests, freePages, freeSlots, now } = this;
+    const plan = planStep({ requests, freePages, freeSlots, now }, this.limits);
+    const late = requests.filter(({ deadline }) => deadline <= now);
+    check(same(plan.expired, late), "exactly those whose deadlines have passed expire");
+    for (const request of plan.expired) this.remove(request);
+    this.#preempt(plan);
+    this.#admit(plan);
+    this.#checkSpans(plan);
+    this.#compute(plan);
+    this.counts.steps += 1;
+    this.counts.expired += plan.expired.length;
+    this.counts.preempted += plan.preempted.length;
+  }
+
+  #preempt({ preempted }: Plan): void {
+    const running = this.requests.filter((request) => request.running);
+    const last = running.slice(running.length - preempted.length);
+    check(same([...preempted].reverse(), last), "the last ones make room");
+    for (const request of preempted) request.leave();
+  }
+
+  #admit({ admitted, preempted }: Plan): void {
+    const waiting = this.requests.filter(({ running }) => !running);
+    check(same(admitted, waiting.slice(0, admitted.length)), "the first ones come in");
+    check(admitted.length === 0 || preempted.length === 0, "nobody comes in when others must go");
+    for (const request of admitted) request.running = true;
+    check(this.freeSlots >= 0, "there is a slot for each");
+    const running = this.requests.filter((request) => request.running);
+    check(running.length <= this.limits.maxBatchTokens, "there is a token for each");
+  }
+
+  #checkSpans({ spans }: Plan): void {
+    const { maxBatchTokens, maxPrefillSpans } = this.limits;
+    const taken = new Map(spans.map(({ request, tokens }) => [request, tokens]));
+    check(taken.size === spans.length, "a request has one span");
+    let newPages = 0;
+    for (const [{ running, promptTokens, knownTokens, cachedTokens }, tokens] of taken) {
+      const part = cachedTokens < promptTokens ? promptTokens : knownTokens;
+      const end = cachedTokens + tokens;
+      check(running && tokens >= 1, "spans are of those that run");
+      check(end <= part, "a span is of known tokens, of the prompt or generated");
+      newPages += pagesFor(end) - pagesFor(cachedTokens);
+    }
+    const sizes = [...taken.values()];
+    check(sumOf(sizes) <= maxBatchTokens, "the tokens fit");
+    check(sizes.filter((size) => size > 1).length <= maxPrefillSpans, "the spans fit");
+    const pagesLeft = this.freePages - newPages;
+    check(pagesLeft >= 0, "the pages suffice");
+    this.#checkWindowPages(taken);
+
+    const running = this.requests.filter((request) => request.running);
+    for (const request of running) {
+      if (!request.decodes || taken.has(request)) continue;
+      const stalled = request.cachedTokens % PAGE_TOKENS === 0 && pagesLeft === 0;
+      check(stalled && request === running.at(-1), "only the last stands still, without a page");
+      this.counts.stalled += 1;
+    }
+    const alone = this.outside.length === 0 && this.requests.length > 0;
+    check(!alone || taken.has(running[0]!), "when nobody else holds anything, the first one moves");
+  }
+
+  /** The pool of the window layers is of a size that nobody need look at: see KvLayout. */
+  #checkWindowPages(taken: ReadonlyMap<SimulatedRequest, number>): void {
+    const { slidingWindow, maxSequences, maxContextTokens, maxBatchTokens, maxPrefillSpans } =
+      this.limits;
+    const contextPages = pagesFor(maxContextTokens);
+    const ring = Math.min(pagesFor(slidingWindow) + 1, contextPages);
+    const headroom = pagesFor(maxBatchTokens) + maxPrefillSpans;
+    const capacity = Math.min(maxSequences * ring + headroom, maxSequences * contextPages);
+    const held = (cached: number, tokens = 0): number =>
+      pagesFor(cached + tokens) - Math.floor(Math.max(0, cached - slidingWindow) / PAGE_TOKENS);
+    const ours = this.requests.map((request) => held(request.cachedTokens, taken.get(request)));
+    const theirs = this.outside.map((tokens) => held(tokens));
+    check(sumOf(ours) + sumOf(theirs) <= capacity, "the window pages suffice");
+  }
+
+  #compute({ spans }: Plan): void {
+    for (const { request, tokens } of spans) {
+      request.cachedTokens += tokens;
+      if (request.cachedTokens < request.knownTokens) continue;
+      request.knownTokens += 1;
+      if (!request.ended) continue;
+      this.remove(request);
+      this.counts.ended += 1;
+    }
+  }
+}
+
+type Plan = StepPlan<SimulatedRequest>;
+
+/** `expect`, for what is looked at a million times. */
+function check(holds: boolean, rule: string): void {
+  if (!holds) throw new Error(`broken: ${rule}`);
+}
+
+function same<T>(a: readonly T[], b: readonly T[]): boolean {
+  return a.length === b.length && a.every((item, index) => item === b[index]);
+}
+
+function sumOf(numbers: readonly number[]): number {
+  return numbers.reduce((sum, number) => sum + number, 0);
+}
