@@ -66,7 +66,6 @@ export class HymbaModel implements SequenceOwner {
   readonly #native: NativeModel;
   readonly #runner: Runner;
   readonly #memory: MemoryPlan;
-  readonly #maxPrefillSpans: number;
   readonly #sequences = new Set<WeakRef<Sequence>>();
   readonly #engines = new Set<Engine>();
   #disposed: Promise<void> | undefined;
@@ -85,7 +84,6 @@ export class HymbaModel implements SequenceOwner {
     this.#tokenizer = tokenizer;
     this.#native = native;
     this.#memory = toMemoryPlan(memory);
-    this.#maxPrefillSpans = memory.maxPrefillSpans;
     this.#runner = new Runner(native, { ...options, maxPrefillSpans: memory.maxPrefillSpans });
   }
 
@@ -288,7 +286,7 @@ export class HymbaModel implements SequenceOwner {
     const host = {
       limits: this.limits,
       vocabSize: this.config.vocabSize,
-      maxPrefillSpans: this.#maxPrefillSpans,
+      maxPrefillSpans: this.#runner.limits.maxPrefillSpans,
       readGeneration: (asked: GenerateOptions) =>
         readGeneration(this, asked, this.#checkpoint.generationConfig),
       createSequence: () => this.createSequence(),

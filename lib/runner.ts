@@ -66,12 +66,12 @@ export function checkContext(
 /** Cuts work into steps and has the addon run them, one after the other. */
 export class Runner {
   readonly #native: NativeModel;
-  readonly #limits: RunnerLimits;
+  readonly limits: RunnerLimits;
   #closed = false;
 
   constructor(native: NativeModel, limits: RunnerLimits) {
     this.#native = native;
-    this.#limits = limits;
+    this.limits = limits;
   }
 
   /**
@@ -83,7 +83,7 @@ export class Runner {
    */
   async run(work: readonly SpanWork[], options: RunOptions = {}): Promise<NativeSpanResult[]> {
     throwIfAborted(options.signal);
-    checkContext(work, this.#limits.maxContextTokens);
+    checkContext(work, this.limits.maxContextTokens);
     const ids = enterAll(work);
     try {
       return await this.#runSteps(work, ids, options);
@@ -123,7 +123,7 @@ export class Runner {
     try {
       for (let step = 0; step < count; step++) {
         throwIfAborted(signal);
-        if (step === 0) checkContext(work, this.#limits.maxContextTokens);
+        if (step === 0) checkContext(work, this.limits.maxContextTokens);
         while (submitted < count && pending.length < stepsInFlight) submit();
         yield await pending.shift()!;
       }
@@ -159,7 +159,7 @@ export class Runner {
     const total = lengths.reduce((sum, length) => sum + length, 0);
     const parts: NativeSpanResult[][] = work.map(() => []);
     let done = 0;
-    for (const step of planSteps(lengths, this.#limits)) {
+    for (const step of planSteps(lengths, this.limits)) {
       throwIfAborted(signal);
       if (this.#closed) throw closedError();
       const spans = step.map((span) => nativeSpan(work[span.request]!, ids[span.request]!, span));

@@ -125,16 +125,15 @@ const COSTS: {
     };
   },
 
-  hybridHeads: (args, keys) => {
-    return together([
+  hybridHeads: (args, keys) =>
+    together([
       COSTS.rotaryKvWrite(args.rotaryKvWrite, keys),
       COSTS.attention(args.attention, keys),
       COSTS.causalConv1d(args.causalConv1d, keys),
       COSTS.xProj(args.xProj, keys),
       COSTS.dtProj(args.dtProj, keys),
       COSTS.selectiveScan(args.selectiveScan, keys),
-    ]);
-  },
+    ]),
 
   fuseHeads: ({ attention, mamba, attentionWeight, mambaWeight, out }) => ({
     read: [attention, mamba, attentionWeight, mambaWeight].map(bytes),

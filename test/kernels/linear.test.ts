@@ -10,6 +10,7 @@ import {
   type Product,
   productBudget,
   type Shape,
+  shapeName,
 } from "./products";
 
 interface Options {
@@ -48,8 +49,6 @@ function compareWithCpu(device: KernelDevice, product: Product, options: Options
     columns: product.outer,
   });
 }
-
-const name = ({ rows, inner, outer }: Shape) => `[${rows}, ${inner}] by [${outer}, ${inner}]`;
 
 // Every kernel at its edges: blocks of 64 columns, groups of 8 and tiles of 16, 32, 64 and 128 rows
 // of the matrix, and of the activations.
@@ -134,9 +133,9 @@ describeCuda("linear in bf16", (device) => {
     compareWithCpu(device, normalProduct(shape), { out: "bf16" }),
   );
   for (const shape of [...HOPPER_LARGE, ...REAL])
-    bigTest(name(shape), () => compareWithCpu(device, normalProduct(shape), { out: "bf16" }));
+    bigTest(shapeName(shape), () => compareWithCpu(device, normalProduct(shape), { out: "bf16" }));
   for (const shape of HOPPER_LARGE)
-    bigTest(`${name(shape)}, added to what is there`, () => {
+    bigTest(`${shapeName(shape)}, added to what is there`, () => {
       const before = random(4).normal(shape.rows * shape.outer);
       const bias = random(2).normal(shape.outer);
       compareWithCpu(device, normalProduct(shape), { before, bias });

@@ -8,6 +8,10 @@ export interface Shape {
   readonly outer: number;
 }
 
+/** A shape in the name of a test. */
+export const shapeName = ({ rows, inner, outer }: Shape): string =>
+  `[${rows}, ${inner}] by [${outer}, ${inner}]`;
+
 /** The numbers of a product, as both devices are to see them. */
 export interface Product extends Shape {
   readonly act: ActivationDType;

@@ -2,6 +2,9 @@
 // Kernels   hopper/few_rows.cuh, which works out its activations itself (hopper/row_inputs.cuh).
 // Numerics  The bits of the two stages.
 
+#include <type_traits>
+#include <variant>
+
 #include "cuda/aligned.h"
 #include "cuda/gemm/gemm.cuh"
 #include "cuda/stages.h"

@@ -93,10 +93,12 @@ __global__ void __launch_bounds__(Config::kThreads, 2)
   if constexpr (Config::kIsSplit) arrive_at_cluster();
 
   // By all threads of the cluster, once a tile, after they put their sums.
-  [[maybe_unused]] const auto finish_split = [&](int tile, const TileGroups& groups) {
-    if constexpr (Config::kIsSplit) sums.finish(rank, groups, 0, operands.rows, epilogue);
-    // What this thread got, it has used.
-    if (tile + num_workers < operands.tiles) arrive_at_cluster();
+  const auto finish_split = [&](int tile, const TileGroups& groups) {
+    if constexpr (Config::kIsSplit) {
+      sums.finish(rank, groups, 0, operands.rows, epilogue);
+      // What this thread got, it has used.
+      if (tile + num_workers < operands.tiles) arrive_at_cluster();
+    }
   };
 
   if (warp == Config::kWarps) {
@@ -118,7 +120,7 @@ __global__ void __launch_bounds__(Config::kThreads, 2)
         }
       }
       __syncwarp();
-      if constexpr (Config::kIsSplit) finish_split(tile, groups);
+      finish_split(tile, groups);
     }
     return;
   }

@@ -23,6 +23,7 @@ struct StoredRows {
 };
 
 static_assert(kMaxNormedCols == int64_t{kRowChunk} * kFewRowChunks * kMaxTeamThreads);
+static_assert(kPieceCols == kWarp * kRowChunk, "a warp's part of a team's sum");
 
 // A chunk of a row, which a lane holds until the row's sums are there.
 template <typename T>
