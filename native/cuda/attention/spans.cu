@@ -1,6 +1,5 @@
 // Computes  out[t, h] = softmax(scale · q[t, h] · Kᵀ + mask) · V for the tokens of all spans of
-// more
-//           than one token: prompts and their chunks.
+//           more than one token: prompts and their chunks.
 // Shapes    q [T, H, Dk] bf16, rows strided, out [T, H, Dv] bf16; Dk and Dv 64 or 128; K and V in
 //           pages (device/kv_pages.cuh).
 // Mapping   A block computes 128 rows of one K/V head, a row being (token, head of the group),
@@ -10,8 +9,7 @@
 //           its rows sees. Blocks find their span on the device (span_tiles.cuh). The last tiles,
 //           which see most, come first.
 // Shared    Queries [128][Dk], then two stages of a page, K [64][Dk] and V [64][Dv], all swizzled:
-// a
-//           page comes in as it lies in memory while the one before is worked on. At the end the
+//           a page comes in as it lies in memory while the one before is worked on. At the end the
 //           output takes their place on its way to 16-byte stores.
 // Numerics  Scores, maximum, sum and output in fp32, probabilities rounded to bf16 before they meet
 //           V. A token's result does not depend on the tile that it falls in, nor on how a prompt

@@ -4,15 +4,14 @@
 // Shapes    q [T, H, Dk] bf16, rows strided, out [T, H, Dv] bf16; Dk and Dv 64 or 128; K and V in
 //           pages (device/kv_pages.cuh).
 // Mapping   A tile is 192 rows of one K/V head, 128 where Dk is 128, a row being (token, head of
-// the
-//           group), token-major: with 5 heads a group, 38 tokens. 64 rows a warpgroup, which leaves
-//           out the pages that none of them sees. One more warp copies pages ahead, in the order of
-//           VisiblePages. As many blocks as multiprocessors take tiles one after the other, those
-//           first that come last in their span and see most; the copying warp takes the next one
-//           while the others are still at the one before. Queries and probabilities stay in
-//           registers. A warpgroup asks for the scores of a page and for the sums over the values
-//           of the one before, and turns the scores into probabilities while the tensor cores are
-//           at the values.
+//           the group), token-major: with 5 heads a group, 38 tokens. 64 rows a warpgroup, which
+//           leaves out the pages that none of them sees. One more warp copies pages ahead, in the
+//           order of VisiblePages. As many blocks as multiprocessors take tiles one after the
+//           other, those first that come last in their span and see most; the copying warp takes
+//           the next one while the others are still at the one before. Queries and probabilities
+//           stay in registers. A warpgroup asks for the scores of a page and for the sums over the
+//           values of the one before, and turns the scores into probabilities while the tensor
+//           cores are at the values.
 // Shared    Six stages of a page, K [64][Dk] and V [64][Dv], as they lie in memory: K is the
 //           operand as wgmma wants it, V the same transposed. Then the output on its way to 16-byte
 //           stores.
