@@ -20,9 +20,6 @@ export interface Random {
   distinct(count: number, below: number): Int32Array;
 }
 
-/** So many normal numbers are worked out; more are drawn from those, many times as fast. */
-const NORMAL_POOL = 2 ** 16;
-
 /** SplitMix32: a counter through a mixing function. */
 export function random(seed: number): Random {
   let state = seed | 0;
@@ -39,19 +36,13 @@ export function random(seed: number): Random {
     for (let i = 0; i < count; i++) values[i] = draw();
     return values;
   };
-  const normal = (count: number, deviation: number): Float32Array => {
-    if (count > NORMAL_POOL) {
-      const pool = normal(NORMAL_POOL, deviation);
-      return floats(count, () => pool[integer(0, NORMAL_POOL)]!);
-    }
-    return floats(count, () => {
-      const radius = Math.sqrt(-2 * Math.log(1 - next()));
-      return deviation * radius * Math.cos(2 * Math.PI * next());
-    });
-  };
   return {
     uniform: (count, low = -1, high = 1) => floats(count, () => low + next() * (high - low)),
-    normal: (count, deviation = 1) => normal(count, deviation),
+    normal: (count, deviation = 1) =>
+      floats(count, () => {
+        const radius = Math.sqrt(-2 * Math.log(1 - next()));
+        return deviation * radius * Math.cos(2 * Math.PI * next());
+      }),
     integer,
     integers: (count, low, high) => Int32Array.from({ length: count }, () => integer(low, high)),
     distinct: (count, below) => {
