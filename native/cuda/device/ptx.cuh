@@ -34,12 +34,35 @@ __device__ __forceinline__ uint32_t shared_address(const void* pointer) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
 }
 
+// Which of its lines the L2 gives up first: those that were read or written once and are not needed
+// soon, or the oldest.
+enum class L2Policy : uint64_t {};
+__device__ __forceinline__ L2Policy evict_first_policy() {
+  uint64_t policy;
+  asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+  return L2Policy{policy};
+}
+__device__ __forceinline__ L2Policy evict_normal_policy() {
+  uint64_t policy;
+  asm("createpolicy.fractional.L2::evict_normal.b64 %0, 1.0;" : "=l"(policy));
+  return L2Policy{policy};
+}
+
 // shared[0, 16) ← global[0, valid_bytes), zeroes after that. Both 16-byte aligned; valid_bytes 0 to
 // 16, with 0 nothing is read. Past the L1.
 __device__ __forceinline__ void copy_16_async(void* shared, const void* global,
                                               int valid_bytes = 16) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)),
                "l"(global), "r"(valid_bytes)
+               : "memory");
+}
+
+// The same for what is not needed again soon, which the L2 then gives up first.
+__device__ __forceinline__ void copy_16_async_once(void* shared, const void* global,
+                                                   int valid_bytes = 16) {
+  asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2, %3;" ::"r"(
+                   shared_address(shared)),
+               "l"(global), "r"(valid_bytes), "l"(static_cast<uint64_t>(evict_first_policy()))
                : "memory");
 }
 
@@ -122,6 +145,13 @@ __device__ __forceinline__ uint4 load_16_streaming(const void* global) {
                : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
                : "l"(global));
   return v;
+}
+
+// 16 bytes that are not needed again soon: the L2 gives them up first.
+__device__ __forceinline__ void store_16_once(float* global, float4 v) {
+  asm volatile("st.global.L2::cache_hint.v4.f32 [%0], {%1,%2,%3,%4}, %5;" ::"l"(global), "f"(v.x),
+               "f"(v.y), "f"(v.z), "f"(v.w), "l"(static_cast<uint64_t>(evict_first_policy()))
+               : "memory");
 }
 
 // Brings the 128 bytes around an address to the L2 in the background.

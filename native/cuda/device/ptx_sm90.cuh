@@ -63,20 +63,6 @@ __device__ __forceinline__ void sync_threads() {
 
 // --- Bulk copies to shared memory ----------------------------------------------------------------
 
-// Which of its lines the L2 gives up first: those that were read once and are not needed again, or
-// the oldest.
-enum class L2Policy : uint64_t {};
-__device__ __forceinline__ L2Policy evict_first_policy() {
-  uint64_t policy;
-  asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
-  return L2Policy{policy};
-}
-__device__ __forceinline__ L2Policy evict_normal_policy() {
-  uint64_t policy;
-  asm("createpolicy.fractional.L2::evict_normal.b64 %0, 1.0;" : "=l"(policy));
-  return L2Policy{policy};
-}
-
 // Both addresses and the size in multiples of 16 bytes; the barrier's phase gets the bytes.
 __device__ __forceinline__ void copy_bulk(void* shared, const void* global, int bytes,
                                           Barrier* barrier, L2Policy policy) {
@@ -85,6 +71,11 @@ __device__ __forceinline__ void copy_bulk(void* shared, const void* global, int 
       "[%1], %2, [%3], %4;" ::"r"(shared_address(shared)),
       "l"(global), "r"(bytes), "r"(shared_address(barrier)), "l"(static_cast<uint64_t>(policy))
       : "memory");
+}
+
+__device__ __forceinline__ void copy_bulk(void* shared, const void* global, int bytes,
+                                          Barrier* barrier) {
+  copy_bulk(shared, global, bytes, barrier, evict_normal_policy());
 }
 
 // The box of a tensor map that starts at (col, row); what lies outside the tensor becomes zero.

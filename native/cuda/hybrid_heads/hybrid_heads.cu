@@ -106,11 +106,16 @@ struct Spread {
 template <int kHeadDim, int kValueDim>
 __global__ void __launch_bounds__(kAttentionThreads, UnitMemory<kHeadDim, kValueDim>::kBlocksAnSm)
     hybrid_heads_kernel(UnitParams units, RotatedInputs<kHeadDim, kValueDim> inputs,
-                        MambaWork mamba, Spread spread, int num_mamba, uint32_t* tickets) {
+                        MambaWork mamba, Spread spread, int num_units, int num_mamba,
+                        uint32_t* tickets) {
   const int mamba_before = spread.first_kind_before(blockIdx.x);
   if (spread.first_kind_before(blockIdx.x + 1) == mamba_before) {
     wait_for_predecessor();
-    attend_unit<kHeadDim, kValueDim>(units, static_cast<int>(blockIdx.x) - mamba_before, inputs);
+    // A layer that reads the cache of the one before goes through it backwards: what that one has
+    // read last is still in the L2.
+    const int unit = static_cast<int>(blockIdx.x) - mamba_before;
+    attend_unit<kHeadDim, kValueDim>(units, inputs.brings_key() ? unit : num_units - 1 - unit,
+                                     inputs);
   } else {
     mamba.run(take_ticket(tickets, num_mamba));
   }
@@ -142,13 +147,14 @@ void hybrid_heads(const HybridHeadsArgs& args, const LaunchContext& context) {
   const MambaWork mamba(args, scratch + unit_floats,
                         context.counters + num_tokens * attention.kv.num_kv_heads);
   const int num_mamba = mamba.num_blocks();
-  const int num_blocks = num_mamba + units.num_units(num_tokens);
+  const int num_units = units.num_units(num_tokens);
+  const int num_blocks = num_mamba + num_units;
   with_head_dims(attention.kv, [&](auto head_dim, auto value_dim) {
     launch("hybrid_heads", context, hybrid_heads_kernel<head_dim, value_dim>,
            static_cast<unsigned>(num_blocks), kAttentionThreads,
            std::max(unit_shared_bytes<head_dim, value_dim>(units.plan), mamba.shared_bytes()),
            units, RotatedInputs<head_dim, value_dim>(args.rotary), mamba,
-           Spread(num_mamba, num_blocks), num_mamba, context.tickets);
+           Spread(num_mamba, num_blocks), num_units, num_mamba, context.tickets);
   });
 }
 

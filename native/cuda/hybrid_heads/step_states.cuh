@@ -263,7 +263,7 @@ __device__ __forceinline__ void step_states(const StepStates& states, int block,
       read_four(b, shared.b[row] + own * kStates);
       read_four(c, shared.c[row] + own * kStates);
       parts[i] = advance_one_of_four(lane, i, h, delta, delta_u, b, c);
-      lane.store_states(h, of_lane(slot[round], i));
+      lane.store_states_once(h, of_lane(slot[round], i));
     }
     const float y = scan::quad_sums(parts);
     if (own_row < num_tokens && channel_present)

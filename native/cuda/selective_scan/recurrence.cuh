@@ -97,12 +97,18 @@ class Lane {
     const float* from = present ? params_.state[slot] + offset() : nullptr;
     unpack(h, load_chunk<kStates>(from, present ? valid_ : 0, params_.states_aligned));
   }
-  // The same to 16 bytes of shared memory, in the background. For `states_aligned`.
+  // The two for a step of one token, which needs the states once: the first to 16 bytes of shared
+  // memory, in the background. For `states_aligned`.
   __device__ __forceinline__ void copy_states_async(float (&to)[kStates], int slot) const {
     static_assert(kStates == 4);
     const bool present = slot >= 0 && channel_ < params_.channels && valid_ > 0;
-    copy_16_async(to, present ? params_.state[slot] + offset() : params_.state.data,
-                  present ? 16 : 0);
+    copy_16_async_once(to, present ? params_.state[slot] + offset() : params_.state.data,
+                       present ? 16 : 0);
+  }
+  __device__ __forceinline__ void store_states_once(const float (&h)[kStates], int slot) const {
+    static_assert(kStates == 4);
+    if (slot >= 0 && channel_ < params_.channels && valid_ > 0)
+      store_16_once(params_.state[slot] + offset(), make_float4(h[0], h[1], h[2], h[3]));
   }
   __device__ __forceinline__ void store_states(const float (&h)[kStates], int slot) const {
     if (slot >= 0 && channel_ < params_.channels)

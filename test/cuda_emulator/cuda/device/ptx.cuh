@@ -23,6 +23,11 @@ inline void copy_16_async(void* shared, const void* global, int valid_bytes = 16
   emulator::copies_of_thread().start(shared, global, valid_bytes, site);
 }
 
+inline void copy_16_async_once(void* shared, const void* global, int valid_bytes = 16,
+                               HYMBA_EMULATOR_SITE) {
+  emulator::copies_of_thread().start(shared, global, valid_bytes, site);
+}
+
 inline void commit_copies() { emulator::copies_of_thread().commit(); }
 
 template <int kPending>
@@ -76,6 +81,7 @@ inline float reciprocal_approx(float x) { return flush_subnormal(1.0f / flush_su
 
 inline uint4 load_16_streaming(const void* global) { return *static_cast<const uint4*>(global); }
 
+inline void store_16_once(float* global, float4 v) { *reinterpret_cast<float4*>(global) = v; }
 inline void prefetch_to_l2(const void*) {}
 
 inline uint32_t arrive(uint32_t* counter, uint32_t last) { return atomicInc(counter, last); }
