@@ -544,7 +544,7 @@ describe("snapshots", () => {
   test("share full pages, and copy the state and the page that is not full", () => {
     const { ledger, run, id } = setUp();
     const before = ledger.usage();
-    const snapshot = ledger.snapshot(id);
+    const snapshot = ledger.snapshot(id, false);
     const copies = ledger.takeCopies();
     expect([copies.global.length, copies.window.length, copies.slots.length]).toEqual([1, 1, 1]);
     expect(ledger.takeCopies()).toEqual({ global: [], window: [], slots: [] });
@@ -562,15 +562,15 @@ describe("snapshots", () => {
   test("on the edge of a page have no page to copy", () => {
     const { ledger, run, id } = setUp();
     run(id, 28);
-    ledger.snapshot(id);
+    ledger.snapshot(id, false);
     expect(ledger.takeCopies()).toMatchObject({ global: [], window: [] });
   });
 
   test("make room for sequences, those that were of use least recently first", () => {
     const { ledger, run, id } = setUp({ maxSequences: 4 });
-    const old = ledger.snapshot(id);
+    const old = ledger.snapshot(id, false);
     run(id, 10);
-    const used = ledger.snapshot(id);
+    const used = ledger.snapshot(id, false);
     ledger.release(ledger.resume(old));
     expect(ledger.usage().stateSlots).toEqual({ used: 2, kept: 2, total: 5 });
     ledger.create();
@@ -578,7 +578,7 @@ describe("snapshots", () => {
     expect([ledger.isSnapshot(old), ledger.isSnapshot(used)]).toEqual([true, false]);
     const last = ledger.create();
     expect(ledger.isSnapshot(old)).toBe(false);
-    expect(ledger.snapshot(id)).toBe(-1);
+    expect(ledger.snapshot(id, false)).toBe(-1);
     ledger.release(last);
     expect(errorOf(() => ledger.resume(old)).code).toBe("ERR_DISPOSED");
   });
@@ -610,13 +610,13 @@ describe("snapshots", () => {
 
   test.each<[string, string, (ledger: CacheLedger, id: number, snapshot: number) => unknown]>([
     ["a step", "begin_step: 2 is a snapshot", (l, _, snapshot) => l.beginStep([span(snapshot, 1)])],
-    ["a snapshot", "snapshot: sequence 2 is a snapshot", (l, _, s) => l.snapshot(s)],
+    ["a snapshot", "snapshot: sequence 2 is a snapshot", (l, _, s) => l.snapshot(s, false)],
     ["retiring", "retire: sequence 2 is a snapshot", (l, _, s) => l.retire(s)],
     ["going on", "resume: sequence 1 is no snapshot", (l, id) => l.resume(id)],
-    ["of no tokens", "snapshot: sequence 3 has no tokens", (l) => l.snapshot(l.create())],
+    ["of no tokens", "snapshot: sequence 3 has no tokens", (l) => l.snapshot(l.create(), false)],
   ])("cannot: %s", (_, message, call) => {
     const { ledger, id } = setUp();
-    const snapshot = ledger.snapshot(id);
+    const snapshot = ledger.snapshot(id, false);
     expect(errorOf(() => call(ledger, id, snapshot))).toMatchObject({
       code: "ERR_INTERNAL",
       message,
@@ -716,7 +716,9 @@ describe("any history", () => {
         case "snapshot": {
           const sequence = live[operation.pick % live.length];
           if (sequence?.started && !sequence.cold)
-            this.#count(`snapshot ${String(this.#model.snapshot(sequence))}`);
+            this.#count(
+              `snapshot ${String(this.#model.snapshot(sequence, operation.pick % 3 === 0))}`,
+            );
           break;
         }
         case "retire": {

@@ -130,6 +130,7 @@ class CacheLedger : public Napi::ObjectWrap<CacheLedger> {
                            InstanceMethod<&CacheLedger::resume>("resume"),
                            InstanceMethod<&CacheLedger::is_snapshot>("isSnapshot"),
                            InstanceMethod<&CacheLedger::take_copies>("takeCopies"),
+                           InstanceMethod<&CacheLedger::own_pages>("ownPages"),
                            InstanceMethod<&CacheLedger::length>("length"),
                            InstanceMethod<&CacheLedger::position>("position"),
                            InstanceMethod<&CacheLedger::begin_step>("beginStep"),
@@ -174,7 +175,9 @@ class CacheLedger : public Napi::ObjectWrap<CacheLedger> {
 
   // -1: there was no room.
   Napi::Value snapshot(const Napi::CallbackInfo& info) {
-    return number(info, [&] { return table_.snapshot(sequence_id(info)).value_or(-1); });
+    return number(info, [&] {
+      return table_.snapshot(sequence_id(info), info[1].As<Napi::Boolean>().Value()).value_or(-1);
+    });
   }
 
   void retire(const Napi::CallbackInfo& info) {
@@ -202,6 +205,10 @@ class CacheLedger : public Napi::ObjectWrap<CacheLedger> {
     object.Set("window", list(copies.pages.window));
     object.Set("slots", list(copies.slots));
     return object;
+  }
+
+  Napi::Value own_pages(const Napi::CallbackInfo& info) {
+    return number(info, [&] { return table_.own_pages(sequence_id(info)); });
   }
 
   Napi::Value length(const Napi::CallbackInfo& info) {

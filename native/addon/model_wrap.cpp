@@ -31,6 +31,7 @@ class NativeModel final : public Napi::ObjectWrap<NativeModel> {
                              InstanceMethod<&NativeModel::retire_sequence>("retireSequence"),
                              InstanceMethod<&NativeModel::resume>("resume"),
                              InstanceMethod<&NativeModel::is_snapshot>("isSnapshot"),
+                             InstanceMethod<&NativeModel::own_pages>("ownPages"),
                              InstanceMethod<&NativeModel::step>("step"),
                              InstanceMethod<&NativeModel::trace>("trace"),
                              InstanceMethod<&NativeModel::dispose>("dispose")}));
@@ -132,7 +133,9 @@ class NativeModel final : public Napi::ObjectWrap<NativeModel> {
   Napi::Value snapshot(const Napi::CallbackInfo& info) {
     return guarded(info.Env(), [&] {
       const SequenceId id = info[0].As<Napi::Number>().Int64Value();
-      return Napi::Number::New(info.Env(), static_cast<double>(model().snapshot(id).value_or(-1)));
+      const bool proven = info[1].As<Napi::Boolean>().Value();
+      return Napi::Number::New(info.Env(),
+                               static_cast<double>(model().snapshot(id, proven).value_or(-1)));
     });
   }
 
@@ -153,6 +156,13 @@ class NativeModel final : public Napi::ObjectWrap<NativeModel> {
     return guarded(info.Env(), [&] {
       const SequenceId id = info[0].As<Napi::Number>().Int64Value();
       return Napi::Boolean::New(info.Env(), model().is_snapshot(id));
+    });
+  }
+
+  Napi::Value own_pages(const Napi::CallbackInfo& info) {
+    return guarded(info.Env(), [&] {
+      return Napi::Number::New(info.Env(),
+                               model().own_pages(info[0].As<Napi::Number>().Int64Value()));
     });
   }
 

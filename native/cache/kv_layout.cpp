@@ -16,6 +16,7 @@ constexpr int kMaxInt = std::numeric_limits<int>::max();
 constexpr int kMaxPrefillSpans = 64;
 
 constexpr int64_t kMaxReservedSnapshots = 65535;
+constexpr int64_t kDefaultReservedSnapshots = 8;
 
 void check_range(ErrorCode code, const char* what, int64_t actual, int64_t min, int64_t max) {
   if (actual < min || actual > max)
@@ -59,7 +60,7 @@ void check_load_options(const KvLayoutOptions& options) {
   check_range(kCode, "maxBatchTokens", options.max_batch_tokens, 1, kMaxInt);
   check_range(kCode, "cacheTokens", options.cache_tokens, 0,
               std::numeric_limits<int64_t>::max() - kPageTokens);
-  check_range(kCode, "prefixCacheBytes", options.prefix_cache_bytes, 0,
+  check_range(kCode, "prefixCacheBytes", options.prefix_cache_bytes, -1,
               std::numeric_limits<int64_t>::max());
 }
 
@@ -118,7 +119,9 @@ void size_units(KvLayout& layout) {
   layout.snapshot_bytes = layout.ssm_slot_bytes + layout.conv_slot_bytes +
                           ring_in_context(layout) * layout.pools.window.page_bytes;
   layout.num_reserved_snapshots = static_cast<int>(
-      std::min(options.prefix_cache_bytes / layout.snapshot_bytes, kMaxReservedSnapshots));
+      options.prefix_cache_bytes < 0
+          ? std::min<int64_t>(options.max_sequences, kDefaultReservedSnapshots)
+          : std::min(options.prefix_cache_bytes / layout.snapshot_bytes, kMaxReservedSnapshots));
 }
 
 // Sets the rest of a pool that has layers. `text_pages` does not count the meta tokens.

@@ -59,7 +59,8 @@ struct KvLayoutOptions {
   // Text tokens of all sequences together in the global pool, at least one whole context; 0: as
   // many as max_sequences contexts have.
   int64_t cache_tokens = 0;
-  // For states and window pages of snapshots besides what sequences leave idle.
+  // For states and window pages of snapshots besides what sequences leave idle; -1: of as many as
+  // there can be sequences, but no more than 8.
   int64_t prefix_cache_bytes = 0;
 };
 

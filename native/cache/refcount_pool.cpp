@@ -42,6 +42,11 @@ int RefcountPool::num_holders(int id) const {
   return holders_[id].total();
 }
 
+int RefcountPool::num_users(int id) const {
+  check_id(id);
+  return holders_[id].use;
+}
+
 void RefcountPool::add(int id, Hold hold) {
   if (++holders_[id][hold] == 1 && hold == Hold::kUse) ++num_used_;
 }

@@ -28,6 +28,7 @@ class RefcountPool {
 
   // Of both kinds; 0 when free.
   int num_holders(int id) const;
+  int num_users(int id) const;
   int capacity() const { return static_cast<int>(holders_.size()); }
   int num_free() const { return static_cast<int>(free_.size()); }
   // Ids that somebody uses.

@@ -66,6 +66,12 @@ int SequenceTable::length(SequenceId id) const { return text_tokens(find(id).pos
 
 int SequenceTable::position(SequenceId id) const { return find(id).position; }
 
+int SequenceTable::own_pages(SequenceId id) const {
+  const std::vector<int32_t>& text = find(id).runs.global.text;
+  return static_cast<int>(std::count_if(
+      text.begin(), text.end(), [&](int page) { return pages_.global.num_users(page) == 1; }));
+}
+
 CacheUsage SequenceTable::usage() const {
   const auto of = [](const RefcountPool& pool) {
     return PoolUsage{pool.num_used(), pool.num_kept(), pool.capacity()};

@@ -5,8 +5,11 @@
 //
 // A snapshot is a sequence that stands still: others go on from it. It shares all pages with them
 // that are full, and has a copy of the one that is not and of the state. Snapshots keep what they
-// hold and use nothing: whatever only they hold counts as free, and the one that was of use least
-// recently makes room when something of it is needed.
+// hold and use nothing: whatever only they hold counts as free, and they make room when something
+// of it is needed. There are proven ones, which more than one text begins with, and others, most of
+// which nobody will ask for. The larger of the two groups gives the one that was of use least
+// recently: so neither do the many others drive the proven ones out, nor proven ones that are out
+// of date the others.
 //
 // Invariants, outside of a step and while one is open:
 //
@@ -99,12 +102,12 @@ class SequenceTable {
 
   // A snapshot of what the sequence is now, which leaves it as it was; none when there is no room
   // for one besides what is in use. Throws kDisposed.
-  std::optional<SequenceId> snapshot(SequenceId id);
+  std::optional<SequenceId> snapshot(SequenceId id, bool proven);
   // Makes the sequence a snapshot, under the same id. Throws kDisposed.
   void retire(SequenceId id);
-  // A sequence that goes on from a snapshot, which stays, unless nothing else can make room: then
-  // the sequence takes its place. Throws kDisposed when it is gone, kOutOfMemory when all sequences
-  // are in use.
+  // A sequence that goes on from a snapshot, which is proven by that. It stays, unless nothing else
+  // can make room: then the sequence takes its place. Throws kDisposed when it is gone,
+  // kOutOfMemory when all sequences are in use.
   SequenceId resume(SequenceId snapshot);
   bool is_snapshot(SequenceId id) const;
   // Those that came up since they were taken last.
@@ -114,6 +117,8 @@ class SequenceTable {
   int length(SequenceId id) const;
   // Of the next token, counted from the first meta token. Throws kDisposed.
   int position(SequenceId id) const;
+  // Text pages of the global pool that no other sequence uses. Throws kDisposed.
+  int own_pages(SequenceId id) const;
 
   // Opens a step of one span a sequence. Throws kInvalidArgument, kDisposed, kContextFull or
   // kOutOfMemory; then nothing has changed.
@@ -144,7 +149,9 @@ class SequenceTable {
     bool started = false;  // its own slot holds its state
     PerPool<PageRun> runs;
     Hold hold = Hold::kUse;  // kKeep: a snapshot
-    int64_t last_use = 0;    // of a snapshot, counted by clock_
+    // Of a snapshot:
+    bool proven = false;
+    int64_t last_use = 0;  // counted by clock_
   };
 
   struct Span {
@@ -170,7 +177,8 @@ class SequenceTable {
   Sequence& find_snapshot(SequenceId id);
   void hold_as(Sequence& sequence, Hold hold);
   bool make_room(const PerPool<int64_t>& new_pages, int new_slots, SequenceId spared = -1);
-  SequenceId copy_of(SequenceId id, Hold hold);
+  SequenceId next_to_go(SequenceId spared) const;
+  SequenceId copy_of(SequenceId id, Hold hold, bool proven);
   PerPool<int64_t> pages_to_copy(const Sequence& sequence) const;
 
   Span plan_span(const SpanRequest& request, size_t request_idx);

@@ -10,12 +10,12 @@
 
 namespace hymba {
 
-std::optional<SequenceId> SequenceTable::snapshot(SequenceId id) {
+std::optional<SequenceId> SequenceTable::snapshot(SequenceId id, bool proven) {
   check_no_step("snapshot");
   const Sequence& sequence = find(id);
   check_whole("snapshot", id);
   if (!make_room(pages_to_copy(sequence), 1)) return std::nullopt;
-  return copy_of(id, Hold::kKeep);
+  return copy_of(id, Hold::kKeep, proven);
 }
 
 void SequenceTable::retire(SequenceId id) {
@@ -28,8 +28,9 @@ void SequenceTable::retire(SequenceId id) {
 SequenceId SequenceTable::resume(SequenceId id) {
   check_can_create("resume");
   Sequence& snapshot = find_snapshot(id);
+  snapshot.proven = true;
   snapshot.last_use = ++clock_;
-  if (make_room(pages_to_copy(snapshot), 1, id)) return copy_of(id, Hold::kUse);
+  if (make_room(pages_to_copy(snapshot), 1, id)) return copy_of(id, Hold::kUse, false);
   hold_as(snapshot, Hold::kUse);
   auto entry = sequences_.extract(id);
   entry.key() = next_id_;
@@ -69,12 +70,13 @@ void SequenceTable::hold_as(Sequence& sequence, Hold hold) {
   }
   change(state_slots_, sequence.state_slot);
   sequence.hold = hold;
+  sequence.proven = false;
   sequence.last_use = ++clock_;
   num_snapshots_ += hold == Hold::kKeep ? 1 : -1;
 }
 
-// Drops snapshots until so much is free, the least recently used first. Returns false when there
-// cannot be so much, without dropping any unless one has to be spared.
+// Drops snapshots until so much is free. Returns false when there cannot be so much, without
+// dropping any unless one has to be spared.
 bool SequenceTable::make_room(const PerPool<int64_t>& new_pages, int new_slots, SequenceId spared) {
   const auto lacks = [&](bool count_kept) {
     const auto lacks_ids = [&](const RefcountPool& pool, int64_t count) {
@@ -85,17 +87,30 @@ bool SequenceTable::make_room(const PerPool<int64_t>& new_pages, int new_slots, 
   };
   if (lacks(/*count_kept=*/true)) return false;
   while (lacks(/*count_kept=*/false)) {
-    SequenceId oldest = -1;
-    int64_t oldest_use = clock_ + 1;
-    for (const auto& [id, sequence] : sequences_)
-      if (sequence.hold == Hold::kKeep && id != spared && sequence.last_use < oldest_use) {
-        oldest = id;
-        oldest_use = sequence.last_use;
-      }
-    if (oldest < 0) return false;
-    erase(oldest);
+    const SequenceId id = next_to_go(spared);
+    if (id < 0) return false;
+    erase(id);
   }
   return true;
+}
+
+// -1: none.
+SequenceId SequenceTable::next_to_go(SequenceId spared) const {
+  struct Group {
+    int size = 0;
+    SequenceId oldest = -1;
+    int64_t oldest_use = 0;
+  };
+  Group proven, others;
+  for (const auto& [id, sequence] : sequences_) {
+    if (sequence.hold != Hold::kKeep || id == spared) continue;
+    Group& group = sequence.proven ? proven : others;
+    if (group.size++ == 0 || sequence.last_use < group.oldest_use) {
+      group.oldest = id;
+      group.oldest_use = sequence.last_use;
+    }
+  }
+  return proven.size > others.size ? proven.oldest : others.oldest;
 }
 
 // The page that is not full: whoever goes on writes to it.
@@ -107,10 +122,11 @@ PerPool<int64_t> SequenceTable::pages_to_copy(const Sequence& sequence) const {
   return pages;
 }
 
-SequenceId SequenceTable::copy_of(SequenceId id, Hold hold) {
+SequenceId SequenceTable::copy_of(SequenceId id, Hold hold, bool proven) {
   const PerPool<int64_t> to_copy = pages_to_copy(find(id));
   Sequence copy = find(id);
   copy.hold = hold;
+  copy.proven = proven;
   copy.last_use = ++clock_;
   const SequenceId copy_id = insert(std::move(copy));
   Sequence& made = find(copy_id);

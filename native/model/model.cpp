@@ -137,9 +137,9 @@ void Model::release_sequence(SequenceId id) {
   resumed_.erase(id);
 }
 
-std::optional<SequenceId> Model::snapshot(SequenceId id) {
+std::optional<SequenceId> Model::snapshot(SequenceId id, bool proven) {
   const std::lock_guard lock(table_mutex_);
-  return table_.snapshot(id);
+  return table_.snapshot(id, proven);
 }
 
 void Model::retire_sequence(SequenceId id) {
@@ -167,6 +167,11 @@ bool Model::is_snapshot(SequenceId id) const {
 CacheUsage Model::usage() const {
   const std::lock_guard lock(table_mutex_);
   return table_.usage();
+}
+
+int Model::own_pages(SequenceId id) const {
+  const std::lock_guard lock(table_mutex_);
+  return table_.own_pages(id);
 }
 
 ForwardContext Model::context() {

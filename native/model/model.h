@@ -44,11 +44,12 @@ class Model {
 
   // As in SequenceTable. These only move integers: what has to be copied is copied before the next
   // step.
-  std::optional<SequenceId> snapshot(SequenceId id);
+  std::optional<SequenceId> snapshot(SequenceId id, bool proven);
   void retire_sequence(SequenceId id);
   // `tokens` are those that the snapshot stands after. For the penalties they count as a prompt.
   SequenceId resume(SequenceId snapshot, std::span<const int32_t> tokens);
   bool is_snapshot(SequenceId id) const;
+  int own_pages(SequenceId id) const;
 
   // Runs the spans, one a sequence, in one forward pass. All or nothing: when it throws, no
   // sequence has changed. Should a stage itself fail, the model is lost, and every later step

@@ -86,11 +86,12 @@ export interface CacheLedger {
   adoptPrefix(id: number): void;
   release(id: number): void;
   /** -1: there was no room. */
-  snapshot(id: number): number;
+  snapshot(id: number, proven: boolean): number;
   retire(id: number): void;
   resume(snapshot: number): number;
   isSnapshot(id: number): boolean;
   takeCopies(): Readonly<Record<PoolName | "slots", Copies>>;
+  ownPages(id: number): number;
   length(id: number): number;
   position(id: number): number;
   beginStep(requests: readonly SpanRequest[]): void;

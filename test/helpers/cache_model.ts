@@ -25,6 +25,8 @@ interface Sequence {
   readonly meta: Record<PoolName, readonly number[]>;
   /** Who wrote its tokens: each those before `until` that the one before did not. */
   readonly ancestors: readonly { readonly id: number; readonly until: number }[];
+  /** Of a snapshot: more than one text begins with it. */
+  proven: boolean;
 }
 
 function assert(condition: boolean, ...what: readonly unknown[]): void {
@@ -98,6 +100,7 @@ export class CacheModel {
       text: { global: new Map(), window: new Map() },
       meta: { global: [], window: [] },
       ancestors: [],
+      proven: false,
     };
     this.live.push(sequence);
     this.checkUsage();
@@ -112,16 +115,17 @@ export class CacheModel {
   }
 
   /** Returns whether there was room. */
-  snapshot(sequence: Sequence): boolean {
+  snapshot(sequence: Sequence, proven: boolean): boolean {
     const free = this.#free();
-    const id = this.ledger.snapshot(sequence.id);
+    const id = this.ledger.snapshot(sequence.id, proven);
     if (id < 0) {
       const lacks = this.#pools.some((pool) => free[pool] === 0) || free.slots === 0;
       assert(lacks, "there was room for a snapshot");
       this.checkUsage();
       return false;
     }
-    const copy = this.#copyOf(sequence, id);
+    this.#noteEvictions();
+    const copy = { ...this.#copyOf(sequence, id), proven };
     this.snapshots.push(copy);
     this.checkUsage();
     this.#checkContent(copy);
@@ -131,6 +135,7 @@ export class CacheModel {
   retire(sequence: Sequence): void {
     this.ledger.retire(sequence.id);
     this.live.splice(this.live.indexOf(sequence), 1);
+    sequence.proven = false;
     this.snapshots.push(sequence);
     this.checkUsage();
   }
@@ -138,8 +143,10 @@ export class CacheModel {
   resume(snapshot: Sequence): void {
     const id = this.ledger.resume(snapshot.id);
     this.snapshots.splice(this.snapshots.indexOf(snapshot), 1);
+    this.#noteEvictions();
     if (this.ledger.isSnapshot(snapshot.id)) {
       this.live.push(this.#copyOf(snapshot, id));
+      snapshot.proven = true;
       this.snapshots.push(snapshot);
     } else {
       assert(this.ledger.takeCopies().slots.length === 0, "a copy of what is gone");
@@ -194,15 +201,18 @@ export class CacheModel {
         }
   }
 
-  /** Notes which snapshots made room: the least recently used. */
+  /** Notes which snapshots made room: each the least recently used of the larger group. */
   #noteEvictions(): void {
-    const gone = this.snapshots.filter(({ id }) => !this.ledger.isSnapshot(id));
-    assert(
-      gone.every((snapshot, i) => snapshot === this.snapshots[i]),
-      "another snapshot was used less recently",
-    );
-    this.snapshots.splice(0, gone.length);
-    this.evictions += gone.length;
+    const { snapshots, ledger } = this;
+    while (snapshots.some(({ id }) => !ledger.isSnapshot(id))) {
+      const proven = snapshots.filter((snapshot) => snapshot.proven);
+      const group = snapshots.filter(
+        (snapshot) => snapshot.proven === 2 * proven.length > snapshots.length,
+      );
+      assert(!ledger.isSnapshot(group[0]!.id), "another snapshot had to go");
+      snapshots.splice(snapshots.indexOf(group[0]!), 1);
+      this.evictions += 1;
+    }
   }
 
   #free(): Record<PoolName | "slots", number> {
@@ -298,6 +308,10 @@ export class CacheModel {
     }
     for (const sequence of this.live) {
       assert(this.ledger.position(sequence.id) === sequence.position, "position");
+      const others = this.live.filter((other) => other !== sequence);
+      const theirs = this.#textPages(others, "global");
+      const own = [...sequence.text.global.values()].filter((page) => !theirs.has(page));
+      assert(this.ledger.ownPages(sequence.id) === own.length, "own pages");
       assert(this.ledger.length(sequence.id) === this.#text(sequence.position), "length");
     }
   }
