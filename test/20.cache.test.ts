@@ -583,6 +583,24 @@ describe("snapshots", () => {
     expect(errorOf(() => ledger.resume(old)).code).toBe("ERR_DISPOSED");
   });
 
+  test("of the larger group goes the one of least use: proven ones, or the others", () => {
+    const { ledger, run, id } = setUp({ maxSequences: 6 });
+    const take = (proven: boolean) => {
+      run(id, 1);
+      return ledger.snapshot(id, proven);
+    };
+    const [a, b, c, d, e] = [take(true), take(true), take(false), take(false), take(true)];
+    const left = () => [a, b, c, d, e].map((snapshot) => ledger.isSnapshot(snapshot));
+    expect(left()).toEqual([true, true, true, true, true]);
+    take(true); // a had been used least recently, and four are proven
+    expect(left()).toEqual([false, true, true, true, true]);
+    ledger.release(ledger.resume(c)); // which proves it, and drops b for a moment's room
+    expect(left()).toEqual([false, false, true, true, true]);
+    take(false);
+    take(false); // of c, e and another, e was used least recently
+    expect(left()).toEqual([false, false, true, true, false]);
+  });
+
   test("a sequence that retires needs no room, and the next one may take its place", () => {
     const { ledger, run, id } = setUp({ maxSequences: 1 });
     ledger.retire(id);

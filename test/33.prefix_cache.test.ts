@@ -362,6 +362,19 @@ describe("room", () => {
   });
 });
 
+test("what many texts begin with stays, however many others come between", async () => {
+  await using model = await load({ maxSequences: 2 });
+  await using engine = model.createEngine();
+  const common = tokensOf(70, 100);
+  const hits: number[] = [];
+  for (let i = 0; i < 30; i++) {
+    const prompt = i % 5 < 1 || i < 3 ? [...common, ...tokensOf(i, 8)] : tokensOf(71 + i, 90);
+    const { cachedTokens } = await read(engine.generate({ ...SAMPLING, maxTokens: 2, prompt }));
+    if (prompt.length > 90) hits.push(cachedTokens);
+  }
+  expect(hits).toEqual([0, 0, ...new Array(6).fill(100)]);
+});
+
 test("long prompts leave snapshots on the way", async () => {
   await using model = await load({ maxContextTokens: GRID_TOKENS + 200, maxBatchTokens: 1024 });
   const begin = tokensOf(30, GRID_TOKENS + 10);
