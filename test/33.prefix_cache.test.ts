@@ -5,12 +5,15 @@ import {
   type EngineGenerateOptions,
   type EngineOptions,
   HymbaModel,
+  type ModelDtype,
 } from "../lib";
 import { GRID_TOKENS, PrefixCache, snapshotPoints } from "../lib/engine/prefix_cache";
 import { PrefixTree } from "../lib/engine/prefix_tree";
 import type { LoadOptions } from "../lib/model";
 import { Runner } from "../lib/runner";
 import type { Sequence } from "../lib/sequence";
+import { DEVICE, SAME } from "./helpers/device";
+import { MICRO } from "./helpers/golden";
 
 const FOLDER = join(__dirname, "..", "models", "hymba-tiny");
 
@@ -296,6 +299,38 @@ test("16 conversations of 8 turns: each turn computes what is new in it", async 
   run.mockRestore();
   // All but the last token of each conversation.
   expect(computed.reduce((a, b) => a + b, 0)).toBe(newTokens - conversations.length);
+});
+
+// The copies are the backend's, so this is for GPUs, too; there a hit takes other kernels.
+test.each<ModelDtype>(["float32", "bfloat16"])("a hit is what it spares, in %s", async (dtype) => {
+  await using model = await HymbaModel.load(MICRO, {
+    device: DEVICE,
+    dtype,
+    maxSequences: 3,
+    maxContextTokens: 256,
+    maxBatchTokens: 128,
+  });
+  await using engine = model.createEngine();
+  await using cold = model.createEngine({ prefixCache: false });
+  /** Log-probabilities of the likeliest tokens after a prompt, by their numbers. */
+  const likeliest = async (prompt: number[], from = engine): Promise<Map<number, number>> => {
+    const options = { prompt, maxTokens: 1, ignoreEos: true, temperature: 0, topLogprobs: 20 };
+    for await (const { topLogprobs } of from.generate(options))
+      return new Map(topLogprobs!.map(({ token, logprob }) => [token, logprob]));
+    throw new Error("no token");
+  };
+  for (const length of [2, 33, 64, 65, 130, 200]) {
+    const prompt = Array.from({ length }, (_, i) => (i * i * 7 + length) % 320);
+    const expected = await likeliest(prompt, cold);
+    await likeliest(prompt);
+    // What others do in between does not get into the snapshot.
+    await likeliest([...prompt.slice(0, -1), 5]);
+    const actual = await likeliest(prompt);
+    const both = [...expected.keys()].filter((token) => actual.has(token));
+    expect(both.length).toBeGreaterThanOrEqual(DEVICE === "cpu" ? 20 : 16);
+    const apart = both.map((token) => Math.abs(expected.get(token)! - actual.get(token)!));
+    expect(Math.max(...apart)).toBeLessThanOrEqual(5 * SAME[dtype]);
+  }
 });
 
 describe("room", () => {

@@ -121,7 +121,7 @@ export class EngineRequest implements Schedulable {
     this.#sequence = undefined;
   }
 
-  /** The same for ever, so that what it holds is left to others that begin like it. */
+  /** Has ended: what it holds in the cache is left to others that begin like it. */
   end(): void {
     const sequence = this.#sequence;
     this.#sequence = undefined;
