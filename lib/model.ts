@@ -120,8 +120,11 @@ export class HymbaModel implements SequenceOwner {
   memoryPlan(options: MemoryOptions = {}): MemoryPlan {
     const { device, dtype, maxSequences, maxContextTokens, maxBatchTokens } = this.#options;
     const { prefixCacheBytes } = this.#options;
-    const limits = { maxSequences, maxContextTokens, maxBatchTokens, prefixCacheBytes };
-    return planMemory(this.#checkpoint, { device, dtype, ...limits, ...options });
+    const current = {
+      ...{ device, dtype, maxSequences, maxContextTokens, maxBatchTokens },
+      ...(prefixCacheBytes >= 0 && { prefixCacheBytes }),
+    };
+    return planMemory(this.#checkpoint, { ...current, ...options });
   }
 
   /**

@@ -333,6 +333,29 @@ test.each<ModelDtype>(["float32", "bfloat16"])("a hit is what it spares, in %s",
   }
 });
 
+test("prefixCacheBytes is part of what a model takes", async () => {
+  const plan = (prefixCacheBytes?: number) =>
+    HymbaModel.memoryPlan(FOLDER, {
+      device: "cpu",
+      maxSequences: 16,
+      ...(prefixCacheBytes !== undefined && { prefixCacheBytes }),
+    });
+  const none = await plan(0);
+  const { snapshotBytes } = none;
+  const historyBytes = 2 * 4096 + 4; // of a slot: tokens seen, and the last one
+  const added = async (bytes?: number) => (await plan(bytes)).cacheBytes - none.cacheBytes;
+  // But for what it takes to align the parts.
+  expect((await added(3 * snapshotBytes)) / (snapshotBytes + historyBytes)).toBeCloseTo(3, 2);
+  expect(await added(snapshotBytes - 1)).toBe(0);
+  expect(await added()).toBe(await added(8 * snapshotBytes));
+  await expect(plan(-1)).rejects.toThrow(/options.prefixCacheBytes must be from 0/);
+
+  await using model = await load({ prefixCacheBytes: 2 * snapshotBytes });
+  expect(model.memoryPlan()).toEqual(model.info().memory);
+  await using other = await load();
+  expect(other.memoryPlan()).toEqual(other.info().memory);
+});
+
 describe("room", () => {
   test("is made for sequences, and what is gone is computed again", async () => {
     await using model = await load({ maxSequences: 2, maxContextTokens: 256, cacheTokens: 256 });

@@ -76,7 +76,8 @@ const MOST_REFUSALS = 8;
  * docs/kernels.md promises).
  *
  * It takes the part of the model's cache that nobody else uses. When that is full, requests wait;
- * the last of those that run may have to make room, and is computed again later.
+ * the last of those that run may have to make room, and is computed again later. What texts leave in
+ * the cache is kept for others that begin with the same tokens, as long as nobody needs the room.
  *
  * @example
  * ```ts

@@ -15,7 +15,9 @@ constexpr int kMaxInt = std::numeric_limits<int>::max();
 // Each may need a page of headroom in the window pool, and so many prompts fill any batch.
 constexpr int kMaxPrefillSpans = 64;
 
+// As many as sequences.
 constexpr int64_t kMaxReservedSnapshots = 65535;
+// A few keep a common beginning there while as many sequences run as there can be.
 constexpr int64_t kDefaultReservedSnapshots = 8;
 
 void check_range(ErrorCode code, const char* what, int64_t actual, int64_t min, int64_t max) {
@@ -117,7 +119,8 @@ void size_units(KvLayout& layout) {
       channels * (options.conv_width - 1) * static_cast<int64_t>(options.act_element_bytes);
   layout.window_ring_pages = pages_for(options.sliding_window) + 1;
   layout.snapshot_bytes = layout.ssm_slot_bytes + layout.conv_slot_bytes +
-                          ring_in_context(layout) * layout.pools.window.page_bytes;
+                          total_bytes("sliding window of a sequence", ring_in_context(layout),
+                                      layout.pools.window.page_bytes);
   layout.num_reserved_snapshots = static_cast<int>(
       options.prefix_cache_bytes < 0
           ? std::min<int64_t>(options.max_sequences, kDefaultReservedSnapshots)
