@@ -52,12 +52,14 @@ async function cold(options: EngineGenerateOptions): Promise<Text> {
 
 describe("states are not left over", () => {
   test("one-token prompts give the same text every time, whatever ran in their place before", async () => {
-    await using one = await HymbaModel.load(FOLDER, { device: DEVICE, ...LIMITS, maxSequences: 2 });
+    const limits = { ...LIMITS, maxSequences: 2 };
+    await using one = await HymbaModel.load(MICRO, { device: DEVICE, ...limits });
     await using engine = one.createEngine();
     const texts: number[][] = [];
-    for (let i = 0; i < 10; i++) {
-      texts.push((await read(engine.generate({ ...GREEDY, prompt: [1000] }))).tokens);
-      await read(engine.generate({ prompt: tokensOf(i, 40 + 30 * i), maxTokens: 5 + i, seed: i }));
+    for (let i = 0; i < 5; i++) {
+      texts.push((await read(engine.generate({ ...GREEDY, prompt: [100] }))).tokens);
+      const prompt = Array.from({ length: 10 + 30 * i }, (_, j) => (i * 31 + j * j) % 320);
+      await read(engine.generate({ prompt, maxTokens: 2 + i, seed: i }));
     }
     for (const text of texts) expect(text).toEqual(texts[0]);
   });
