@@ -25,6 +25,8 @@ export interface NativeLoadOptions {
   readonly maxBatchTokens: number;
   /** Text tokens of all sequences together; 0: as many as they can have. */
   readonly cacheTokens: number;
+  /** For snapshots, besides what sequences leave idle; -1: the native side decides. */
+  readonly prefixCacheBytes: number;
   /** 0: one for each core. */
   readonly threads: number;
 }
@@ -42,6 +44,7 @@ export interface NativeMemory {
   readonly ssmStateBytes: number;
   readonly convStateBytes: number;
   readonly metaKvBytes: number;
+  readonly snapshotBytes: number;
   readonly maxPrefillSpans: number;
   readonly maxLogitBias: number;
 }
@@ -56,11 +59,14 @@ export interface NativeRoom {
 /** How much of a pool is in use. */
 export interface PoolUsage {
   readonly used: number;
+  /** Held by nothing but snapshots of the prefix cache, which give it back when it is needed. */
+  readonly kept: number;
   readonly total: number;
 }
 
 /** How much of the cache is in use. */
 export interface CacheUsage {
+  /** `kept` are the snapshots; they do not count towards `total`. */
   readonly sequences: PoolUsage;
   readonly stateSlots: PoolUsage;
   readonly globalPages: PoolUsage;
@@ -117,7 +123,21 @@ export interface NativeModel {
   room(): NativeRoom | null;
   usage(): CacheUsage;
   createSequence(): number;
+  /** Of a sequence or a snapshot. */
   releaseSequence(id: number): void;
+  /**
+   * The number of a snapshot of the sequence; -1: there was no room. `proven`: more than one text
+   * begins with it.
+   */
+  snapshot(id: number, proven: boolean): number;
+  /** Makes the sequence a snapshot, under the same number. */
+  retireSequence(id: number): void;
+  /** A sequence that goes on from a snapshot, which stands after `tokens`. */
+  resume(snapshot: number, tokens: Int32Array): number;
+  /** Whether there is such a snapshot still. */
+  isSnapshot(id: number): boolean;
+  /** Pages of the global pool that no other sequence uses. */
+  ownPages(id: number): number;
   step(spans: readonly NativeSpan[]): Promise<NativeSpanResult[]>;
   trace(tokens: Int32Array, layers: Int32Array): Promise<TracedTensor[]>;
   dispose(): Promise<void>;

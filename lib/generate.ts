@@ -8,7 +8,9 @@ export async function* generate(
   options: GenerateOptions,
   defaults: GenerationDefaults,
 ): AsyncGenerator<GenerationChunk, void, undefined> {
-  const { prompt, sampling, maxTokens, chunks } = await readGeneration(model, options, defaults);
+  const generation = await readGeneration(model, options, defaults);
+  const { prompt, sampling, maxTokens } = generation;
+  const chunks = generation.newChunks();
   const { signal } = options;
   const sequence = options.sequence ?? model.createSequence();
   let draws: ReturnType<HymbaModel["draw"]> | undefined;

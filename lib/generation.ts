@@ -57,7 +57,8 @@ export interface Generation {
   readonly prompt: Int32Array;
   readonly sampling: SamplingOptions;
   readonly maxTokens: number;
-  readonly chunks: ChunkMaker;
+  /** One for each text. */
+  readonly newChunks: () => ChunkMaker;
 }
 
 /**
@@ -70,7 +71,7 @@ export async function readGeneration(
   options: GenerateOptions,
   defaults: GenerationDefaults,
 ): Promise<Generation> {
-  const { stopTokens, stopMatcher, ...rest } = readOptions(model, options, defaults);
+  const { stopTokens, newStopMatcher, ...rest } = readOptions(model, options, defaults);
   const prompt = checkTokens(
     "options.prompt",
     typeof options.prompt === "string"
@@ -78,8 +79,11 @@ export async function readGeneration(
       : options.prompt,
     model.config.vocabSize,
   );
-  const text = new GeneratedText(model, prompt, stopMatcher);
-  return { ...rest, prompt, chunks: new ChunkMaker(text, stopTokens, rest.maxTokens) };
+  const newChunks = (): ChunkMaker => {
+    const text = new GeneratedText(model, prompt, newStopMatcher());
+    return new ChunkMaker(text, stopTokens, rest.maxTokens);
+  };
+  return { ...rest, prompt, newChunks };
 }
 
 /** Makes chunks of the tokens that are drawn, and knows which is the last one. */
@@ -180,7 +184,7 @@ function readOptions(model: HymbaModel, options: GenerateOptions, defaults: Gene
       ...(stopTokenIds as readonly number[]),
       ...(ignoreEos ? [] : model.eosTokenIds),
     ]),
-    stopMatcher: new StopMatcher(stop),
+    newStopMatcher: () => new StopMatcher(stop),
   };
 }
 

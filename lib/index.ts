@@ -3,6 +3,8 @@
  * @packageDocumentation
  */
 export { Engine, type EngineGenerateOptions, type EngineOptions } from "./engine/engine";
+export type { RequestMetrics } from "./engine/metrics";
+export type { EngineChunk } from "./engine/request";
 export { HYMBA_ERROR_CODES, HymbaError, type HymbaErrorCode } from "./errors";
 export {
   HymbaModel,

@@ -36,6 +36,12 @@ export interface MemoryOptions {
    * can fail with ERR_OUT_OF_MEMORY.
    */
   readonly cacheTokens?: number;
+  /**
+   * Memory for snapshots of the prefix cache of engines, besides what sequences leave idle: as many
+   * as it holds of `memoryPlan().snapshotBytes` each are there even when `maxSequences` run. From 0.
+   * Default that of `maxSequences` snapshots, but no more than 8.
+   */
+  readonly prefixCacheBytes?: number;
 }
 
 /** Options of `HymbaModel.load`. */
@@ -63,6 +69,8 @@ export interface MemoryPlan {
   readonly totalBytes: number;
   /** K/V of the meta tokens, which all sequences share; part of `cacheBytes`. */
   readonly metaKvBytes: number;
+  /** States and window K/V of a snapshot, the unit of `prefixCacheBytes`. */
+  readonly snapshotBytes: number;
   /** What one sequence of `contextTokens` tokens holds. */
   readonly perSequence: {
     readonly contextTokens: number;
@@ -93,8 +101,8 @@ export function nativeLoadOptions(
   checkSignal("options.signal", options.signal);
   checkCallback("options.onProgress", options.onProgress);
   checkBoolean("options.requireTokenizer", options.requireTokenizer ?? false);
-  const integer = (name: keyof LoadOptions, fallback: number, max: number): number =>
-    checkInteger(`options.${name}`, options[name] ?? fallback, 1, max);
+  const integer = (name: keyof LoadOptions, fallback: number, max: number, min = 1): number =>
+    checkInteger(`options.${name}`, options[name] ?? fallback, min, max);
   const maxSequences = integer("maxSequences", 16, 65_535);
   const maxContextTokens = integer(
     "maxContextTokens",
@@ -111,6 +119,8 @@ export function nativeLoadOptions(
     maxContextTokens,
     maxBatchTokens: integer("maxBatchTokens", 2048, MAX_INT32),
     cacheTokens: options.cacheTokens === undefined ? 0 : integer("cacheTokens", 0, 2 ** 53 - 1),
+    prefixCacheBytes:
+      options.prefixCacheBytes === undefined ? -1 : integer("prefixCacheBytes", 0, 2 ** 53 - 1, 0),
     threads: options.threads === undefined ? 0 : integer("threads", 0, 1024),
   };
 }
@@ -122,7 +132,7 @@ export function deviceRequest({ device = "auto" }: MemoryOptions): DeviceRequest
 
 /** The plan in the words of the public API. */
 export function toMemoryPlan(memory: NativeMemory): MemoryPlan {
-  const { weightsBytes, cacheBytes, workspaceBytes, metaKvBytes } = memory;
+  const { weightsBytes, cacheBytes, workspaceBytes, metaKvBytes, snapshotBytes } = memory;
   const { contextTokens, globalKvBytes, windowKvBytes, ssmStateBytes, convStateBytes } = memory;
   const kvBytes = globalKvBytes + windowKvBytes;
   return {
@@ -131,6 +141,7 @@ export function toMemoryPlan(memory: NativeMemory): MemoryPlan {
     workspaceBytes,
     totalBytes: weightsBytes + cacheBytes + workspaceBytes,
     metaKvBytes,
+    snapshotBytes,
     perSequence: {
       contextTokens,
       globalKvBytes,

@@ -119,7 +119,11 @@ export class HymbaModel implements SequenceOwner {
   /** The memory that this model would take with other limits; those left out stay as they are. */
   memoryPlan(options: MemoryOptions = {}): MemoryPlan {
     const { device, dtype, maxSequences, maxContextTokens, maxBatchTokens } = this.#options;
-    const current = { device, dtype, maxSequences, maxContextTokens, maxBatchTokens };
+    const { prefixCacheBytes } = this.#options;
+    const current = {
+      ...{ device, dtype, maxSequences, maxContextTokens, maxBatchTokens },
+      ...(prefixCacheBytes >= 0 && { prefixCacheBytes }),
+    };
     return planMemory(this.#checkpoint, { ...current, ...options });
   }
 
@@ -197,17 +201,38 @@ export class HymbaModel implements SequenceOwner {
    */
   createSequence(): Sequence {
     this.#checkLive();
-    const sequence = new Sequence(
-      this,
+    return this.#newSequence(
       callNative(() => this.#native.createSequence()),
+      0,
     );
-    this.#sequences.add(new WeakRef(sequence));
-    return sequence;
   }
 
   /** @internal Gives back what a sequence held; once the model is gone there is nothing to do. */
   releaseSequence(id: number): void {
     if (this.#disposed === undefined) this.#native.releaseSequence(id);
+    this.#sequenceEnded();
+  }
+
+  /** @internal For sequences. */
+  snapshotSequence(id: number, proven: boolean): number | undefined {
+    this.#checkLive();
+    const snapshot = callNative(() => this.#native.snapshot(id, proven));
+    return snapshot < 0 ? undefined : snapshot;
+  }
+
+  /** @internal For sequences; once the model is gone there is nothing to do. */
+  retireSequence(id: number): void {
+    if (this.#disposed === undefined) callNative(() => this.#native.retireSequence(id));
+    this.#sequenceEnded();
+  }
+
+  #newSequence(id: number, length: number): Sequence {
+    const sequence = new Sequence(this, id, length);
+    this.#sequences.add(new WeakRef(sequence));
+    return sequence;
+  }
+
+  #sequenceEnded(): void {
     for (const reference of this.#sequences) {
       if (reference.deref()?.disposed !== false) this.#sequences.delete(reference);
     }
@@ -290,6 +315,16 @@ export class HymbaModel implements SequenceOwner {
       readGeneration: (asked: GenerateOptions) =>
         readGeneration(this, asked, this.#checkpoint.generationConfig),
       createSequence: () => this.createSequence(),
+      ownPages: ({ id }: Sequence) => callNative(() => this.#native.ownPages(id)),
+      hasSnapshot: (id: number) => !this.disposed && this.#native.isSnapshot(id),
+      resume: (snapshot: number, tokens: Int32Array) =>
+        this.#newSequence(
+          callNative(() => this.#native.resume(snapshot, tokens)),
+          tokens.length,
+        ),
+      dropSnapshot: (id: number) => {
+        if (!this.disposed) this.#native.releaseSequence(id);
+      },
       usage: () => {
         this.#checkLive();
         return callNative(() => this.#native.usage());

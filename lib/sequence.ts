@@ -4,6 +4,10 @@ import { HymbaError } from "./errors";
 export interface SequenceOwner {
   /** Gives back what the sequence holds. */
   releaseSequence(id: number): void;
+  /** A snapshot of the sequence, `proven` when more than one text begins with it; undefined when there is no room. */
+  snapshotSequence(id: number, proven: boolean): number | undefined;
+  /** Makes the sequence a snapshot, under the same number. */
+  retireSequence(id: number): void;
 }
 
 /** Gives back what a sequence held that was forgotten rather than disposed of. */
@@ -18,14 +22,15 @@ const forgotten = new FinalizationRegistry<{ owner: WeakRef<SequenceOwner>; id: 
 export class Sequence {
   readonly #owner: SequenceOwner;
   readonly #id: number;
-  #length = 0;
+  #length: number;
   #busy = false;
   #disposed = false;
 
   /** @internal Sequences come from `model.createSequence()`. */
-  constructor(owner: SequenceOwner, id: number) {
+  constructor(owner: SequenceOwner, id: number, length: number) {
     this.#owner = owner;
     this.#id = id;
+    this.#length = length;
     forgotten.register(this, { owner: new WeakRef(owner), id }, this);
   }
 
@@ -72,6 +77,34 @@ export class Sequence {
       );
     }
     this.#busy = true;
+    return this.#id;
+  }
+
+  /** @internal Its native id. */
+  get id(): number {
+    return this.#id;
+  }
+
+  /**
+   * @internal A snapshot of what it is now, `proven` when more than one text begins with it;
+   * undefined when there is no room for one.
+   */
+  snapshot(proven: boolean): number | undefined {
+    return this.#owner.snapshotSequence(this.#id, proven);
+  }
+
+  /**
+   * @internal Disposes of it, but for a snapshot that takes its place; undefined when there is
+   * nothing to go on from, or a call uses it.
+   */
+  retire(): number | undefined {
+    if (this.#disposed || this.#busy || this.#length === 0) {
+      this.dispose();
+      return undefined;
+    }
+    this.#disposed = true;
+    forgotten.unregister(this);
+    this.#owner.retireSequence(this.#id);
     return this.#id;
   }
 

@@ -3,23 +3,32 @@ import { planStep, PRIORITY_MS, type Schedulable } from "../lib/engine/scheduler
 import { pagesFor } from "../lib/steps";
 import { SimulatedEngine, type SimulatedLimits } from "./helpers/simulated_engine";
 
-/** A request with the tokens given; it waits unless some are in the cache. */
-function request(name: string, tokens: Partial<Schedulable>): Schedulable & { name: string } {
-  const promptTokens = tokens.promptTokens ?? 10;
+interface Options extends Partial<Schedulable> {
+  /** Default 10. */
+  readonly promptTokens?: number;
+}
+
+/** A request with the tokens given, which shares nothing; it waits unless some are in the cache. */
+function request(
+  name: string,
+  { promptTokens = 10, ...tokens }: Options,
+): Schedulable & { readonly name: string } {
+  const { cachedTokens = 0, knownTokens = promptTokens } = tokens;
   return {
     name,
-    promptTokens,
-    knownTokens: promptTokens,
-    cachedTokens: 0,
+    knownTokens,
+    cachedTokens,
+    spanEnd: cachedTokens < promptTokens ? promptTokens : knownTokens,
+    ownPages: pagesFor(cachedTokens),
     mostCachedTokens: 1000,
-    running: (tokens.cachedTokens ?? 0) > 0,
+    running: cachedTokens > 0,
     deadline: Infinity,
     ...tokens,
   };
 }
 
 /** A request that has all but its last token in the cache. */
-const decoding = (name: string, cachedTokens: number, more: Partial<Schedulable> = {}) =>
+const decoding = (name: string, cachedTokens: number, more: Options = {}) =>
   request(name, { cachedTokens, knownTokens: cachedTokens + 1, ...more });
 
 /** The plan, by names. Pages, slots and tokens are plenty but where a test says otherwise. */
@@ -70,6 +79,14 @@ describe("tokens", () => {
     expect(plan([request("a", { ...tokens, cachedTokens: 30 })]).spans).toEqual({ a: 20 });
   });
 
+  test("a span ends where a snapshot is to be taken", () => {
+    const prompt = { promptTokens: 40, spanEnd: 39 };
+    expect(plan([request("a", prompt), request("b", { promptTokens: 5 })]).spans).toEqual({
+      a: 39,
+      b: 5,
+    });
+  });
+
   test("only so many spans have more than one", () => {
     const requests = ["a", "b", "c"].map((name) => request(name, {}));
     expect(plan(requests, { maxPrefillSpans: 1 }).spans).toEqual({ a: 10, b: 1, c: 1 });
@@ -108,6 +125,16 @@ describe("admission", () => {
     expect(plan([short], { freePages: 1 }).admitted).toEqual(["a"]);
   });
 
+  test("of one that goes on from a snapshot takes its pages, which counted as free", () => {
+    const hit = request("a", { promptTokens: 100, cachedTokens: 99, running: false }); // 3 pages
+    expect(plan([hit], { freePages: 2 })).toEqual(nothing);
+    expect(plan([hit], { freePages: 3 })).toEqual({
+      ...nothing,
+      admitted: ["a"],
+      spans: { a: 1 },
+    });
+  });
+
   test("is in order: a small request does not overtake one that does not fit", () => {
     const requests = [request("large", { promptTokens: 300 }), request("small", {})];
     expect(plan(requests, { freePages: 4 })).toEqual(nothing);
@@ -125,6 +152,20 @@ describe("when pages run out", () => {
     expect(plan(requests, { freePages: 0 })).toEqual({
       ...nothing,
       preempted: ["last"],
+      spans: { a: 1, b: 1 },
+    });
+  });
+
+  test("who makes room gives back what nobody else uses", () => {
+    const requests = [
+      decoding("a", 64),
+      decoding("b", 64),
+      decoding("same prompt", 300, { ownPages: 1 }),
+      decoding("last", 300, { ownPages: 1 }),
+    ];
+    expect(plan(requests, { freePages: 0 })).toEqual({
+      ...nothing,
+      preempted: ["last", "same prompt"],
       spans: { a: 1, b: 1 },
     });
   });
@@ -239,6 +280,7 @@ describe("any mix of requests, ends, aborts, deadlines and others' sequences", (
         stop: mostly(fc.constant(1000), fc.integer({ min: 0, max: 1000 })),
         priority: fc.integer({ min: -2, max: 2 }),
         timeoutMs: mostly(fc.constant(Infinity), fc.integer({ min: 1, max: 5000 })),
+        family: mostly(fc.constant(0), fc.integer({ min: -1, max: 1 })),
       }),
     },
     { weight: 1, arbitrary: fc.record({ kind: fc.constant("abort" as const), which: fc.nat(20) }) },
@@ -269,9 +311,9 @@ describe("any mix of requests, ends, aborts, deadlines and others' sequences", (
       case "add": {
         const maxTokens = tokensOf(event.tokens);
         const stopAfter = Math.max(1, Math.round((event.stop * maxTokens) / 1000));
-        const { priority, timeoutMs } = event;
+        const { priority, timeoutMs, family } = event;
         const promptTokens = tokensOf(event.prompt);
-        engine.add({ promptTokens, maxTokens, stopAfter, priority, timeoutMs });
+        engine.add({ promptTokens, maxTokens, stopAfter, priority, timeoutMs, family });
         break;
       }
       case "abort": {
@@ -297,7 +339,7 @@ describe("any mix of requests, ends, aborts, deadlines and others' sequences", (
   }
 
   test("keeps the limits in every step, and ends with every page and slot free", () => {
-    const total = { steps: 0, preempted: 0, expired: 0, ended: 0, stalled: 0 };
+    const total = { steps: 0, preempted: 0, expired: 0, ended: 0, stalled: 0, hits: 0 };
     fc.assert(
       fc.property(limits, fc.array(event, { maxLength: 60, size: "max" }), (limits, events) => {
         const engine = new SimulatedEngine(limits);

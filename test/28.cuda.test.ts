@@ -284,7 +284,12 @@ describeCuda("a full-size model on a GPU", () => {
   });
 
   bigTest("with 954 sequences of 8,192 tokens planned, loads on an 80 GB GPU", async () => {
-    const limits = { maxSequences: 954, maxContextTokens: 8192, maxBatchTokens: 2048 };
+    const limits = {
+      maxSequences: 954,
+      maxContextTokens: 8192,
+      maxBatchTokens: 2048,
+      prefixCacheBytes: 0,
+    };
     await using model = await HymbaModel.load(FULL, { device: "cuda", ...limits });
     const usedMib = Number(
       spawnSync("nvidia-smi", ["--query-gpu=memory.used", "--format=csv,noheader,nounits"], {

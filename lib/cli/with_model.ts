@@ -18,6 +18,7 @@ export async function withModel(
   const model = await context.library
     .loadModel(path, {
       ...loadOptions(flags),
+      prefixCacheBytes: 0, // no command runs an engine
       ...options,
       signal: context.signal,
       onProgress: ({ stage, fraction }) => progress.update(stage, fraction),

@@ -1,14 +1,15 @@
 import { setImmediate as nextTurn } from "node:timers/promises";
 import type { CacheUsage } from "../binding";
 import { HymbaError } from "../errors";
-import type { GenerateOptions, Generation, GenerationChunk } from "../generation";
+import type { GenerateOptions, Generation } from "../generation";
 import type { ModelLimits } from "../model_info";
 import type { StepResult } from "../requests";
 import { abortError, checkContext, type SpanWork, throwIfAborted } from "../runner";
 import { normalizeSampling } from "../sampling";
-import type { Sequence } from "../sequence";
-import { checkInteger, checkObject } from "../validate";
-import { EngineRequest } from "./request";
+import { checkBoolean, checkInteger, checkObject } from "../validate";
+import { ChunkQueue } from "./chunk_queue";
+import { PrefixCache, type SnapshotStore } from "./prefix_cache";
+import { type EngineChunk, EngineRequest, type RequestHost } from "./request";
 import {
   type PlannedSpan,
   planStep,
@@ -24,10 +25,21 @@ export interface EngineOptions {
    * texts beside it for less time in each step. Default the model's.
    */
   readonly maxBatchTokens?: number;
+  /**
+   * Whether what texts leave in the cache is kept, as long as nobody needs its memory, for others that
+   * begin with the same tokens. Default true. `prefixCacheBytes` of `HymbaModel.load` reserves memory
+   * for it.
+   */
+  readonly prefixCache?: boolean;
 }
 
-/** Options of `engine.generate`: those of `model.generate`, which they mean the same as, and two more. */
+/** Options of `engine.generate`: those of `model.generate`, which mean the same, and three more. */
 export interface EngineGenerateOptions extends Omit<GenerateOptions, "sequence"> {
+  /**
+   * How many texts to generate; they share the prompt's part of the cache. The i-th, from 0, has the
+   * seed `seed + i`. An integer from 1 to 128. Default 1.
+   */
+  readonly n?: number;
   /**
    * Who comes first: a level more is as good as having come 10 seconds earlier. An integer from
    * -1,000 to 1,000. Default 0.
@@ -41,13 +53,12 @@ export interface EngineGenerateOptions extends Omit<GenerateOptions, "sequence">
 }
 
 /** The model's side of its engines. */
-export interface EngineHost {
+export interface EngineHost extends RequestHost, SnapshotStore {
   readonly limits: ModelLimits;
   readonly vocabSize: number;
   /** Spans of more than one token that a step can have. */
   readonly maxPrefillSpans: number;
   readGeneration(options: GenerateOptions): Promise<Generation>;
-  createSequence(): Sequence;
   usage(): CacheUsage;
   /** Runs one step. */
   run(work: readonly SpanWork[]): Promise<StepResult[]>;
@@ -65,7 +76,8 @@ const MOST_REFUSALS = 8;
  * docs/kernels.md promises).
  *
  * It takes the part of the model's cache that nobody else uses. When that is full, requests wait;
- * the last of those that run may have to make room, and is computed again later.
+ * the last of those that run may have to make room, and is computed again later. What texts leave in
+ * the cache is kept for others that begin with the same tokens, as long as nobody needs the room.
  *
  * @example
  * ```ts
@@ -81,8 +93,11 @@ const MOST_REFUSALS = 8;
 export class Engine {
   readonly #host: EngineHost;
   readonly #limits: SchedulerLimits;
+  readonly #cache: PrefixCache | undefined;
   /** All that have not ended, in the order of their ranks. */
   readonly #requests: EngineRequest[] = [];
+  /** Those that wait for the prompt of another. */
+  readonly #followers = new WeakMap<EngineRequest, readonly EngineRequest[]>();
   /** The steps, while there are requests. */
   #running: Promise<void> | undefined;
   #wake: (() => void) | undefined;
@@ -92,9 +107,11 @@ export class Engine {
   /** @internal Engines come from `model.createEngine()`. */
   constructor(host: EngineHost, options: EngineOptions) {
     checkObject("options", options);
-    const { maxBatchTokens = host.limits.maxBatchTokens } = options;
+    const { maxBatchTokens = host.limits.maxBatchTokens, prefixCache = true } = options;
     checkInteger("options.maxBatchTokens", maxBatchTokens, 1, host.limits.maxBatchTokens);
+    checkBoolean("options.prefixCache", prefixCache);
     this.#host = host;
+    this.#cache = prefixCache ? new PrefixCache(host) : undefined;
     this.#limits = { maxBatchTokens, maxPrefillSpans: host.maxPrefillSpans };
   }
 
@@ -106,25 +123,26 @@ export class Engine {
    * @throws HymbaError ERR_CONTEXT_FULL when the prompt is too long, ERR_ABORTED by `signal` or
    * `timeoutMs`, ERR_DISPOSED when the engine or the model is gone; what the model's steps throw.
    */
-  async *generate(
-    options: EngineGenerateOptions,
-  ): AsyncGenerator<GenerationChunk, void, undefined> {
-    const request = await this.#read(options);
+  async *generate(options: EngineGenerateOptions): AsyncGenerator<EngineChunk, void, undefined> {
+    const output = new ChunkQueue<EngineChunk>();
+    const requests = await this.#read(options, output);
     const { signal } = options;
     throwIfAborted(signal);
     if (this.#closed) throw closedError();
-    const abort = (): void => this.#end(request, abortError(signal));
+    const abort = (): void => {
+      for (const request of requests) this.#end(request, abortError(signal));
+    };
     signal?.addEventListener("abort", abort, { once: true });
-    this.#add(request);
+    this.#addAll(requests);
     try {
-      for (;;) {
-        const chunk = await request.chunks.next();
+      for (let left = requests.length; left > 0;) {
+        const chunk = await output.next();
         yield chunk;
-        if (chunk.finishReason !== undefined) return;
+        if (chunk.finishReason !== undefined) left--;
       }
     } finally {
       signal?.removeEventListener("abort", abort);
-      this.#remove(request);
+      for (const request of requests) this.#remove(request);
     }
   }
 
@@ -144,6 +162,7 @@ export class Engine {
       this.#endAll(closedError());
     }
     await this.#running;
+    this.#cache?.clear();
   }
 
   /** The same as {@link Engine.close}, for `await using`. */
@@ -156,27 +175,53 @@ export class Engine {
     this.#wake?.();
   }
 
-  async #read(options: EngineGenerateOptions): Promise<EngineRequest> {
+  /** One for each text. */
+  async #read(
+    options: EngineGenerateOptions,
+    output: ChunkQueue<EngineChunk>,
+  ): Promise<EngineRequest[]> {
     const arrival = performance.now();
     checkObject("options", options);
     if ((options as GenerateOptions).sequence !== undefined) {
       throw new TypeError("options.sequence is not for engines: their requests have their own");
     }
-    const { priority = 0, timeoutMs } = options;
+    const { n = 1, priority = 0, timeoutMs } = options;
+    checkInteger("options.n", n, 1, 128);
     checkInteger("options.priority", priority, -1000, 1000);
     if (timeoutMs !== undefined) checkInteger("options.timeoutMs", timeoutMs, 1, 2 ** 31 - 1);
-    const { prompt, sampling, maxTokens, chunks } = await this.#host.readGeneration(options);
+    const { prompt, sampling, maxTokens, newChunks } = await this.#host.readGeneration(options);
     const { maxContextTokens } = this.#host.limits;
     checkContext([{ sequence: { length: 0 }, tokens: prompt }], maxContextTokens);
-    return new EngineRequest({
+    const normalized = normalizeSampling(sampling, this.#host.vocabSize, "options");
+    const shared = {
       prompt,
-      sampling: normalizeSampling(sampling, this.#host.vocabSize, "options"),
       maxTokens,
       maxContextTokens,
-      chunks,
+      output,
+      arrival,
       rank: rankOf(arrival, priority),
       deadline: arrival + (timeoutMs ?? Infinity),
+      cache: this.#cache,
+    };
+    return Array.from({ length: n }, (_, index) => {
+      const seed = BigInt.asUintN(64, normalized.seed + BigInt(index));
+      const own = { index, sampling: { ...normalized, seed }, chunks: newChunks() };
+      return new EngineRequest(this.#host, { ...shared, ...own });
     });
+  }
+
+  /** The others come when the first one has put their prompt into the cache. */
+  #addAll([first, ...others]: readonly EngineRequest[]): void {
+    this.#add(first!);
+    if (this.#cache === undefined || first!.promptKept)
+      for (const other of others) this.#add(other);
+    else this.#followers.set(first!, others);
+  }
+
+  #addFollowers(request: EngineRequest): void {
+    if (!request.promptKept) return;
+    for (const follower of this.#followers.get(request) ?? []) this.#add(follower);
+    this.#followers.delete(request);
   }
 
   #add(request: EngineRequest): void {
@@ -191,12 +236,12 @@ export class Engine {
     const index = this.#requests.indexOf(request);
     if (index < 0) return;
     this.#requests.splice(index, 1);
-    request.leave();
+    request.end();
     this.#wake?.();
   }
 
   #end(request: EngineRequest, error: unknown): void {
-    request.chunks.fail(error);
+    request.output.fail(error);
     this.#remove(request);
   }
 
@@ -236,7 +281,7 @@ export class Engine {
     );
     for (const request of plan.expired) this.#end(request, timeoutError());
     for (const request of plan.preempted) request.leave();
-    for (const request of plan.admitted) request.enter(this.#host.createSequence());
+    for (const request of plan.admitted) request.enter();
     return plan;
   }
 
@@ -246,7 +291,9 @@ export class Engine {
       // It may have been withdrawn while the step ran.
       if (!request.running || results === undefined) continue;
       try {
-        if (request.accept(results[index]!)) this.#remove(request);
+        const ended = request.accept(results[index]!);
+        this.#addFollowers(request);
+        if (ended) this.#remove(request);
       } catch (error) {
         this.#end(request, error);
       }

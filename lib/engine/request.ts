@@ -3,18 +3,41 @@ import type { StepResult } from "../requests";
 import type { SpanWork } from "../runner";
 import type { NativeSampling } from "../sampling";
 import type { Sequence } from "../sequence";
-import { ChunkQueue } from "./chunk_queue";
+import type { ChunkQueue } from "./chunk_queue";
+import { RequestMeter, type RequestMetrics } from "./metrics";
+import { type PrefixCache, type PrefixMatch, snapshotPoints } from "./prefix_cache";
 import type { Schedulable } from "./scheduler";
+
+/** One generated token of an engine's request. */
+export interface EngineChunk extends GenerationChunk {
+  /** Which of the `n` texts it belongs to, from 0. */
+  readonly index: number;
+  /** How it went, on the last chunk of a text. */
+  readonly metrics?: RequestMetrics;
+}
 
 /** What a request is made of. */
 export interface RequestOptions {
+  readonly index: number;
   readonly prompt: Int32Array;
   readonly sampling: NativeSampling;
   readonly maxTokens: number;
   readonly maxContextTokens: number;
   readonly chunks: ChunkMaker;
+  /** Where its chunks go. */
+  readonly output: ChunkQueue<EngineChunk>;
+  readonly arrival: number;
   readonly rank: number;
   readonly deadline: number;
+  /** What is known of prompts; undefined: nothing is kept. */
+  readonly cache: PrefixCache | undefined;
+}
+
+/** The model's side of a request. */
+export interface RequestHost {
+  createSequence(): Sequence;
+  /** Pages of the global pool that no other sequence uses. */
+  ownPages(sequence: Sequence): number;
 }
 
 /**
@@ -25,29 +48,35 @@ export class EngineRequest implements Schedulable {
   readonly rank: number;
   readonly deadline: number;
   readonly mostCachedTokens: number;
-  /** What it has generated, for who asked. */
-  readonly chunks = new ChunkQueue<GenerationChunk>();
+  readonly output: ChunkQueue<EngineChunk>;
+  readonly #host: RequestHost;
+  readonly #index: number;
   readonly #prompt: Int32Array;
   readonly #sampling: NativeSampling;
   readonly #maker: ChunkMaker;
   readonly #mostSteps: number;
+  readonly #meter: RequestMeter;
+  readonly #cache: PrefixCache | undefined;
   readonly #generated: number[] = [];
+  #match: PrefixMatch | undefined;
+  #snapshotPoints: readonly number[] = [];
   #sequence: Sequence | undefined;
 
-  constructor(options: RequestOptions) {
+  constructor(host: RequestHost, options: RequestOptions) {
     const { prompt, maxTokens, maxContextTokens } = options;
     this.rank = options.rank;
     this.deadline = options.deadline;
+    this.output = options.output;
+    this.#host = host;
+    this.#index = options.index;
     this.#prompt = prompt;
     this.#sampling = options.sampling;
     this.#maker = options.chunks;
     this.#mostSteps = maxContextTokens - prompt.length;
+    this.#meter = new RequestMeter(options.arrival);
+    this.#cache = options.cache;
     // The last token is drawn, but nothing is drawn from it.
     this.mostCachedTokens = Math.min(prompt.length + maxTokens - 1, maxContextTokens);
-  }
-
-  get promptTokens(): number {
-    return this.#prompt.length;
   }
 
   get knownTokens(): number {
@@ -55,36 +84,59 @@ export class EngineRequest implements Schedulable {
   }
 
   get cachedTokens(): number {
-    return this.#sequence?.length ?? 0;
+    return this.#sequence?.length ?? this.#lookUp()?.tokens ?? 0;
+  }
+
+  get spanEnd(): number {
+    const { cachedTokens } = this;
+    const { length } = this.#prompt;
+    const point = this.#snapshotPoints.find((end) => end > cachedTokens);
+    return point ?? (cachedTokens < length ? length : this.knownTokens);
+  }
+
+  get ownPages(): number {
+    return this.#sequence === undefined ? 0 : this.#host.ownPages(this.#sequence);
   }
 
   get running(): boolean {
     return this.#sequence !== undefined;
   }
 
-  /** Begins to run, in an empty sequence. */
-  enter(sequence: Sequence): void {
-    this.#sequence = sequence;
+  /** Whether another with the same prompt finds in the cache all that it can. */
+  get promptKept(): boolean {
+    return this.cachedTokens >= this.#prompt.length - 1;
   }
 
-  /** Gives back what it holds in the cache; a step that uses it is waited for. */
+  /** Begins to run: from what is known of its prompt, or in an empty sequence. */
+  enter(): void {
+    const match = this.#lookUp();
+    this.#sequence =
+      (match && this.#cache?.resume(match, this.#prompt)) ?? this.#host.createSequence();
+    this.#meter.enter(this.#sequence.length);
+  }
+
+  /** Gives back what it holds in the cache, and can begin again; a step that uses it is waited for. */
   leave(): void {
     this.#sequence?.dispose();
     this.#sequence = undefined;
+  }
+
+  /** Has ended: what it holds in the cache is left to others that begin like it. */
+  end(): void {
+    const sequence = this.#sequence;
+    this.#sequence = undefined;
+    if (this.#cache === undefined || sequence === undefined) sequence?.dispose();
+    else this.#cache.retire(this.#known(0, sequence.length), sequence);
   }
 
   /** Its next tokens, as work for a step. The last one that is known draws another. */
   work(tokens: number): SpanWork {
     const begin = this.cachedTokens;
     const end = begin + tokens;
-    const { length } = this.#prompt;
-    const generated = begin >= length;
     return {
       sequence: this.#sequence!,
-      tokens: generated
-        ? Int32Array.from(this.#generated.slice(begin - length, end - length))
-        : this.#prompt.subarray(begin, end),
-      generated,
+      tokens: this.#known(begin, end),
+      generated: begin >= this.#prompt.length,
       logits: "none",
       sampling: end === this.knownTokens ? this.#sampling : null,
       targets: null,
@@ -93,10 +145,46 @@ export class EngineRequest implements Schedulable {
 
   /** Takes what a step gave. Returns whether that was the last token. */
   accept(result: StepResult): boolean {
+    this.#keepSnapshot();
     if (result.token === undefined) return false;
+    this.#meter.token();
     this.#generated.push(result.token);
     const chunk = this.#maker.next(result, this.#mostSteps);
-    this.chunks.push(chunk);
-    return chunk.finishReason !== undefined;
+    const ended = chunk.finishReason !== undefined;
+    this.output.push({
+      ...chunk,
+      index: this.#index,
+      ...(ended && { metrics: this.#meter.read(this.#prompt.length) }),
+    });
+    return ended;
+  }
+
+  #keepSnapshot(): void {
+    const { cachedTokens } = this;
+    if (!this.#snapshotPoints.includes(cachedTokens)) return;
+    const shared = cachedTokens <= this.#match!.common;
+    this.#cache!.keep(this.#prompt.subarray(0, cachedTokens), this.#sequence!, shared);
+  }
+
+  /** While it waits: what is known of its prompt by now. */
+  #lookUp(): PrefixMatch | undefined {
+    const match = this.#cache?.match(this.#prompt, this.#match);
+    if (match !== undefined && match !== this.#match) {
+      this.#match = match;
+      this.#snapshotPoints = snapshotPoints(this.#prompt.length, match);
+    }
+    return match;
+  }
+
+  /** Tokens of its text. */
+  #known(begin: number, end: number): Int32Array {
+    const { length } = this.#prompt;
+    if (end <= length) return this.#prompt.subarray(begin, end);
+    const generated = this.#generated.slice(Math.max(0, begin - length), end - length);
+    if (begin >= length) return Int32Array.from(generated);
+    const known = new Int32Array(end - begin);
+    known.set(this.#prompt.subarray(begin));
+    known.set(generated, length - begin);
+    return known;
   }
 }

@@ -9,12 +9,17 @@ import { PAGE_TOKENS, pagesFor } from "../steps";
 
 /** A request, as the scheduler sees it. It runs while it holds a state slot and pages, else it waits. */
 export interface Schedulable {
-  /** Tokens of its prompt. */
-  readonly promptTokens: number;
   /** Tokens of its text so far: those of the prompt, and those that were drawn. */
   readonly knownTokens: number;
-  /** So many of them, the first ones, are in the cache. Fewer than are known; 0 while it waits. */
+  /**
+   * So many of them, the first ones, are in the cache. Fewer than are known. While it waits, those
+   * that it would find there and go on from.
+   */
   readonly cachedTokens: number;
+  /** Its next span may not go beyond: more than are in the cache, at most those that are known. */
+  readonly spanEnd: number;
+  /** Pages of the global pool that nobody else uses, so that they are free when it leaves. */
+  readonly ownPages: number;
   /** The most that can come to be in the cache before it ends. */
   readonly mostCachedTokens: number;
   /** Whether it holds a state slot. */
@@ -27,7 +32,7 @@ export interface Schedulable {
 export interface SchedulerState<Request extends Schedulable> {
   /** All that have not ended, in the order of their ranks: see {@link rankOf}. */
   readonly requests: readonly Request[];
-  /** Pages of the global pool that nobody holds. */
+  /** Pages of the global pool that nobody uses. */
   readonly freePages: number;
   /** State slots that nobody holds. */
   readonly freeSlots: number;
@@ -46,7 +51,7 @@ export interface SchedulerLimits {
 /** Tokens that a request has in a step: the next ones that are known but not in the cache. */
 export interface PlannedSpan<Request> {
   readonly request: Request;
-  /** At least 1. They never reach across the end of the prompt: what follows counts as generated. */
+  /** At least 1. They never reach beyond its `spanEnd`. */
   readonly tokens: number;
 }
 
@@ -92,7 +97,7 @@ export function planStep<Request extends Schedulable>(
   const [expired, alive] = divide(state.requests, ({ deadline }) => deadline <= state.now);
   const [running, waiting] = divide(alive, isRunning);
   const released = expired.filter(isRunning);
-  const freePages = state.freePages + sum(released, heldPages);
+  const freePages = state.freePages + sum(released, ({ ownPages }) => ownPages);
   const step = new StepDraft(limits, freePages, running);
   // Pages that are not promised to those that run now.
   let room = freePages - sum(running, pagesToCome);
@@ -153,16 +158,14 @@ class StepDraft<Request extends Schedulable> {
   /** Takes back what it holds; it has no tokens in this step. */
   release(request: Request): void {
     if (decodes(request)) this.#tokens += 1;
-    this.#freePages += heldPages(request);
+    this.#freePages += request.ownPages;
   }
 
   /** The tokens that it can have, as far as pages do not matter. */
   #share(request: Request): number {
     if (decodes(request)) return 1;
-    const { promptTokens, knownTokens, cachedTokens } = request;
-    const end = cachedTokens < promptTokens ? promptTokens : knownTokens;
     const most = this.#prefillSpans > 0 ? this.#tokens : Math.min(this.#tokens, 1);
-    return Math.min(end - cachedTokens, most);
+    return Math.min(request.spanEnd - request.cachedTokens, most);
   }
 
   #tokensThatFit(request: Request): number {
@@ -179,8 +182,9 @@ function decodes({ running, knownTokens, cachedTokens }: Schedulable): boolean {
   return running && knownTokens - cachedTokens === 1;
 }
 
-function heldPages({ cachedTokens }: Schedulable): number {
-  return pagesFor(cachedTokens);
+/** Pages that it need not take. What one that waits goes on from counts as free until then. */
+function heldPages({ running, cachedTokens }: Schedulable): number {
+  return running ? pagesFor(cachedTokens) : 0;
 }
 
 /** Pages that it will take for what is known of it and a page of tokens more. */

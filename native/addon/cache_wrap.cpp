@@ -48,6 +48,7 @@ KvLayoutOptions to_layout_options(const Napi::Object& object) {
   options.max_context_tokens = get_int(object, "maxContextTokens");
   options.max_batch_tokens = get_int(object, "maxBatchTokens");
   options.cache_tokens = get_int64(object, "cacheTokens");
+  options.prefix_cache_bytes = get_int64(object, "prefixCacheBytes");
   return options;
 }
 
@@ -82,6 +83,8 @@ Napi::Object to_js(Napi::Env env, const KvLayer& layer) {
 
 Napi::Object to_js(Napi::Env env, const KvLayout& layout) {
   Napi::Object object = to_js(env, {{"windowRingPages", layout.window_ring_pages},
+                                    {"numReservedSnapshots", layout.num_reserved_snapshots},
+                                    {"snapshotBytes", layout.snapshot_bytes},
                                     {"maxPrefillSpans", layout.max_prefill_spans},
                                     {"numStateSlots", layout.num_state_slots},
                                     {"ssmSlotBytes", layout.ssm_slot_bytes},
@@ -107,7 +110,7 @@ Napi::Object to_js(Napi::Env env, const SequenceBytes& bytes) {
 }
 
 Napi::Object to_js(Napi::Env env, const PoolUsage& usage) {
-  return to_js(env, {{"used", usage.used}, {"total", usage.total}});
+  return to_js(env, {{"used", usage.used}, {"kept", usage.kept}, {"total", usage.total}});
 }
 
 // A KvLayout and the SequenceTable over it.
@@ -122,6 +125,12 @@ class CacheLedger : public Napi::ObjectWrap<CacheLedger> {
                            InstanceMethod<&CacheLedger::create_cold>("createCold"),
                            InstanceMethod<&CacheLedger::adopt_prefix>("adoptPrefix"),
                            InstanceMethod<&CacheLedger::release>("release"),
+                           InstanceMethod<&CacheLedger::snapshot>("snapshot"),
+                           InstanceMethod<&CacheLedger::retire>("retire"),
+                           InstanceMethod<&CacheLedger::resume>("resume"),
+                           InstanceMethod<&CacheLedger::is_snapshot>("isSnapshot"),
+                           InstanceMethod<&CacheLedger::take_copies>("takeCopies"),
+                           InstanceMethod<&CacheLedger::own_pages>("ownPages"),
                            InstanceMethod<&CacheLedger::length>("length"),
                            InstanceMethod<&CacheLedger::position>("position"),
                            InstanceMethod<&CacheLedger::begin_step>("beginStep"),
@@ -162,6 +171,44 @@ class CacheLedger : public Napi::ObjectWrap<CacheLedger> {
 
   void release(const Napi::CallbackInfo& info) {
     guarded(info.Env(), [&] { table_.release(sequence_id(info)); });
+  }
+
+  // -1: there was no room.
+  Napi::Value snapshot(const Napi::CallbackInfo& info) {
+    return number(info, [&] {
+      return table_.snapshot(sequence_id(info), info[1].As<Napi::Boolean>().Value()).value_or(-1);
+    });
+  }
+
+  void retire(const Napi::CallbackInfo& info) {
+    guarded(info.Env(), [&] { table_.retire(sequence_id(info)); });
+  }
+
+  Napi::Value resume(const Napi::CallbackInfo& info) {
+    return number(info, [&] { return table_.resume(sequence_id(info)); });
+  }
+
+  Napi::Value is_snapshot(const Napi::CallbackInfo& info) {
+    return Napi::Boolean::New(info.Env(), table_.is_snapshot(sequence_id(info)));
+  }
+
+  Napi::Value take_copies(const Napi::CallbackInfo& info) {
+    const CacheCopies copies = table_.take_copies();
+    const auto list = [&](const std::vector<CacheCopies::Copy>& all) {
+      Napi::Array array = Napi::Array::New(info.Env(), all.size());
+      for (uint32_t i = 0; i < all.size(); ++i)
+        array.Set(i, to_js(info.Env(), {{"from", all[i].from}, {"to", all[i].to}}));
+      return array;
+    };
+    Napi::Object object = Napi::Object::New(info.Env());
+    object.Set("global", list(copies.pages.global));
+    object.Set("window", list(copies.pages.window));
+    object.Set("slots", list(copies.slots));
+    return object;
+  }
+
+  Napi::Value own_pages(const Napi::CallbackInfo& info) {
+    return number(info, [&] { return table_.own_pages(sequence_id(info)); });
   }
 
   Napi::Value length(const Napi::CallbackInfo& info) {
@@ -247,9 +294,10 @@ class RefcountPoolWrap : public Napi::ObjectWrap<RefcountPoolWrap> {
                            InstanceMethod<&RefcountPoolWrap::acquire>("acquire"),
                            InstanceMethod<&RefcountPoolWrap::retain>("retain"),
                            InstanceMethod<&RefcountPoolWrap::release>("release"),
-                           InstanceMethod<&RefcountPoolWrap::num_owners>("numOwners"),
+                           InstanceMethod<&RefcountPoolWrap::num_holders>("numHolders"),
                            InstanceMethod<&RefcountPoolWrap::num_free>("numFree"),
                            InstanceMethod<&RefcountPoolWrap::num_used>("numUsed"),
+                           InstanceMethod<&RefcountPoolWrap::num_kept>("numKept"),
                        });
   }
 
@@ -259,20 +307,20 @@ class RefcountPoolWrap : public Napi::ObjectWrap<RefcountPoolWrap> {
 
  private:
   Napi::Value acquire(const Napi::CallbackInfo& info) {
-    return number(info, [&] { return pool_.acquire(); });
+    return number(info, [&] { return pool_.acquire(hold(info[0])); });
   }
 
   void retain(const Napi::CallbackInfo& info) {
-    guarded(info.Env(), [&] { pool_.retain(id(info)); });
+    guarded(info.Env(), [&] { pool_.retain(id(info), hold(info[1])); });
   }
 
   Napi::Value release(const Napi::CallbackInfo& info) {
-    const bool freed = guarded(info.Env(), [&] { return pool_.release(id(info)); });
+    const bool freed = guarded(info.Env(), [&] { return pool_.release(id(info), hold(info[1])); });
     return Napi::Boolean::New(info.Env(), freed);
   }
 
-  Napi::Value num_owners(const Napi::CallbackInfo& info) {
-    return number(info, [&] { return pool_.num_owners(id(info)); });
+  Napi::Value num_holders(const Napi::CallbackInfo& info) {
+    return number(info, [&] { return pool_.num_holders(id(info)); });
   }
 
   Napi::Value num_free(const Napi::CallbackInfo& info) {
@@ -281,6 +329,15 @@ class RefcountPoolWrap : public Napi::ObjectWrap<RefcountPoolWrap> {
 
   Napi::Value num_used(const Napi::CallbackInfo& info) {
     return number(info, [&] { return pool_.num_used(); });
+  }
+
+  Napi::Value num_kept(const Napi::CallbackInfo& info) {
+    return number(info, [&] { return pool_.num_kept(); });
+  }
+
+  static Hold hold(const Napi::Value& value) {
+    return value.IsString() && value.As<Napi::String>().Utf8Value() == "keep" ? Hold::kKeep
+                                                                              : Hold::kUse;
   }
 
   static int id(const Napi::CallbackInfo& info) { return info[0].As<Napi::Number>().Int32Value(); }

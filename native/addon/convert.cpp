@@ -168,6 +168,7 @@ Napi::Value to_js(Napi::Env env, const SpanOutput& output) {
 Napi::Value to_js(Napi::Env env, const PoolUsage& usage) {
   auto object = Napi::Object::New(env);
   object.Set("used", Napi::Number::New(env, usage.used));
+  object.Set("kept", Napi::Number::New(env, usage.kept));
   object.Set("total", Napi::Number::New(env, usage.total));
   return object;
 }
@@ -200,7 +201,8 @@ LoadRequest load_request_from_js(const Napi::Object& object) {
                      .max_sequences = get_int(object, "maxSequences"),
                      .max_context_tokens = get_int(object, "maxContextTokens"),
                      .max_batch_tokens = get_int(object, "maxBatchTokens"),
-                     .cache_tokens = get_int64(object, "cacheTokens")};
+                     .cache_tokens = get_int64(object, "cacheTokens"),
+                     .prefix_cache_bytes = get_int64(object, "prefixCacheBytes")};
   const auto files = object.Get("files").As<Napi::Array>();
   for (uint32_t i = 0; i < files.Length(); ++i)
     request.table.files.push_back(files.Get(i).As<Napi::String>().Utf8Value());
@@ -264,6 +266,7 @@ Napi::Value to_js(Napi::Env env, const MemoryPlan& plan, const KvLayout& layout)
   set("ssmStateBytes", sequence.ssm);
   set("convStateBytes", sequence.conv);
   set("metaKvBytes", layout.meta_kv_bytes);
+  set("snapshotBytes", layout.snapshot_bytes);
   set("maxPrefillSpans", layout.max_prefill_spans);
   set("maxLogitBias", kMaxLogitBias);
   return object;

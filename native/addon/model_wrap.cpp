@@ -27,6 +27,11 @@ class NativeModel final : public Napi::ObjectWrap<NativeModel> {
                              InstanceMethod<&NativeModel::usage>("usage"),
                              InstanceMethod<&NativeModel::create_sequence>("createSequence"),
                              InstanceMethod<&NativeModel::release_sequence>("releaseSequence"),
+                             InstanceMethod<&NativeModel::snapshot>("snapshot"),
+                             InstanceMethod<&NativeModel::retire_sequence>("retireSequence"),
+                             InstanceMethod<&NativeModel::resume>("resume"),
+                             InstanceMethod<&NativeModel::is_snapshot>("isSnapshot"),
+                             InstanceMethod<&NativeModel::own_pages>("ownPages"),
                              InstanceMethod<&NativeModel::step>("step"),
                              InstanceMethod<&NativeModel::trace>("trace"),
                              InstanceMethod<&NativeModel::dispose>("dispose")}));
@@ -122,6 +127,43 @@ class NativeModel final : public Napi::ObjectWrap<NativeModel> {
 
   void release_sequence(const Napi::CallbackInfo& info) {
     guarded(info.Env(), [&] { model().release_sequence(info[0].As<Napi::Number>().Int64Value()); });
+  }
+
+  // -1: there was no room.
+  Napi::Value snapshot(const Napi::CallbackInfo& info) {
+    return guarded(info.Env(), [&] {
+      const SequenceId id = info[0].As<Napi::Number>().Int64Value();
+      const bool proven = info[1].As<Napi::Boolean>().Value();
+      return Napi::Number::New(info.Env(),
+                               static_cast<double>(model().snapshot(id, proven).value_or(-1)));
+    });
+  }
+
+  void retire_sequence(const Napi::CallbackInfo& info) {
+    guarded(info.Env(), [&] { model().retire_sequence(info[0].As<Napi::Number>().Int64Value()); });
+  }
+
+  Napi::Value resume(const Napi::CallbackInfo& info) {
+    const auto tokens = info[1].As<Napi::Int32Array>();
+    return guarded(info.Env(), [&] {
+      const SequenceId id = model().resume(info[0].As<Napi::Number>().Int64Value(),
+                                           {tokens.Data(), tokens.ElementLength()});
+      return Napi::Number::New(info.Env(), static_cast<double>(id));
+    });
+  }
+
+  Napi::Value is_snapshot(const Napi::CallbackInfo& info) {
+    return guarded(info.Env(), [&] {
+      const SequenceId id = info[0].As<Napi::Number>().Int64Value();
+      return Napi::Boolean::New(info.Env(), model().is_snapshot(id));
+    });
+  }
+
+  Napi::Value own_pages(const Napi::CallbackInfo& info) {
+    return guarded(info.Env(), [&] {
+      return Napi::Number::New(info.Env(),
+                               model().own_pages(info[0].As<Napi::Number>().Int64Value()));
+    });
   }
 
   Napi::Value step(const Napi::CallbackInfo& info) {

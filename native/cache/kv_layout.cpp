@@ -15,6 +15,11 @@ constexpr int kMaxInt = std::numeric_limits<int>::max();
 // Each may need a page of headroom in the window pool, and so many prompts fill any batch.
 constexpr int kMaxPrefillSpans = 64;
 
+// As many as sequences.
+constexpr int64_t kMaxReservedSnapshots = 65535;
+// A few keep a common beginning there while as many sequences run as there can be.
+constexpr int64_t kDefaultReservedSnapshots = 8;
+
 void check_range(ErrorCode code, const char* what, int64_t actual, int64_t min, int64_t max) {
   if (actual < min || actual > max)
     fail(code, what, " is ", actual, ", expected ", min, " to ", max);
@@ -57,6 +62,8 @@ void check_load_options(const KvLayoutOptions& options) {
   check_range(kCode, "maxBatchTokens", options.max_batch_tokens, 1, kMaxInt);
   check_range(kCode, "cacheTokens", options.cache_tokens, 0,
               std::numeric_limits<int64_t>::max() - kPageTokens);
+  check_range(kCode, "prefixCacheBytes", options.prefix_cache_bytes, -1,
+              std::numeric_limits<int64_t>::max());
 }
 
 // The producer of `layer` exists, comes no later, makes its own K/V and keeps every key that the
@@ -94,7 +101,33 @@ void map_layers(KvLayout& layout) {
   }
 }
 
-// Sets all but `num_layers` of a pool that has layers. `text_pages` does not count the meta tokens.
+// The pages that a sequence can hold of its ring.
+int64_t ring_in_context(const KvLayout& layout) {
+  return std::min(layout.window_ring_pages, pages_for(layout.options.max_context_tokens));
+}
+
+// Sets the bytes of a page, of a slot, and of a snapshot, and how many of those are reserved.
+void size_units(KvLayout& layout) {
+  const KvLayoutOptions& options = layout.options;
+  for (KvPool pool : kKvPools)
+    layout.pools[pool].page_bytes =
+        int64_t{kPageTokens} * options.num_kv_heads * (options.head_dim + options.value_head_dim) *
+        static_cast<int64_t>(options.kv_element_bytes) * layout.pools[pool].num_layers;
+  const int64_t channels = std::ssize(options.layers) * options.inner_size;
+  layout.ssm_slot_bytes = channels * options.state_size * static_cast<int64_t>(sizeof(float));
+  layout.conv_slot_bytes =
+      channels * (options.conv_width - 1) * static_cast<int64_t>(options.act_element_bytes);
+  layout.window_ring_pages = pages_for(options.sliding_window) + 1;
+  layout.snapshot_bytes = layout.ssm_slot_bytes + layout.conv_slot_bytes +
+                          total_bytes("sliding window of a sequence", ring_in_context(layout),
+                                      layout.pools.window.page_bytes);
+  layout.num_reserved_snapshots = static_cast<int>(
+      options.prefix_cache_bytes < 0
+          ? std::min<int64_t>(options.max_sequences, kDefaultReservedSnapshots)
+          : std::min(options.prefix_cache_bytes / layout.snapshot_bytes, kMaxReservedSnapshots));
+}
+
+// Sets the rest of a pool that has layers. `text_pages` does not count the meta tokens.
 void size_pool(KvLayout& layout, KvPool which, int64_t ring_columns, int64_t text_pages) {
   const KvLayoutOptions& options = layout.options;
   KvPoolLayout& pool = layout.pools[which];
@@ -107,9 +140,6 @@ void size_pool(KvLayout& layout, KvPool which, int64_t ring_columns, int64_t tex
   pool.meta_columns = static_cast<int>(meta_columns);
   pool.ring_columns = static_cast<int>(ring_columns);
   pool.num_pages = static_cast<int>(num_pages);
-  pool.page_bytes = int64_t{kPageTokens} * options.num_kv_heads *
-                    (options.head_dim + options.value_head_dim) *
-                    static_cast<int64_t>(options.kv_element_bytes) * pool.num_layers;
   total_bytes(std::string(pool_name(which)) + " K/V pool", pool.num_pages, pool.page_bytes);
 }
 
@@ -133,21 +163,17 @@ void size_window_pool(KvLayout& layout) {
   const KvLayoutOptions& options = layout.options;
   const int64_t context_pages = pages_for(options.max_context_tokens);
   const int64_t ring = layout.window_ring_pages;
+  const int64_t snapshot_pages = layout.num_reserved_snapshots * ring_in_context(layout);
   const int64_t chunk_pages = pages_for(options.max_batch_tokens);
   const int64_t headroom = chunk_pages + layout.max_prefill_spans;
-  const int64_t text_pages =
-      std::min(options.max_sequences * std::min(ring, context_pages) + headroom,
-               options.max_sequences * context_pages);
+  const int64_t text_pages = std::min(options.max_sequences * ring_in_context(layout) + headroom,
+                                      options.max_sequences * context_pages) +
+                             snapshot_pages;
   size_pool(layout, KvPool::kWindow, std::min(ring + chunk_pages + 1, context_pages), text_pages);
 }
 
 void size_state(KvLayout& layout) {
-  const KvLayoutOptions& options = layout.options;
-  const int64_t channels = std::ssize(options.layers) * options.inner_size;
-  layout.num_state_slots = options.max_sequences + 1;
-  layout.ssm_slot_bytes = channels * options.state_size * static_cast<int64_t>(sizeof(float));
-  layout.conv_slot_bytes =
-      channels * (options.conv_width - 1) * static_cast<int64_t>(options.act_element_bytes);
+  layout.num_state_slots = layout.options.max_sequences + 1 + layout.num_reserved_snapshots;
   layout.state_bytes = total_bytes("Mamba state", layout.num_state_slots,
                                    layout.ssm_slot_bytes + layout.conv_slot_bytes);
 }
@@ -158,7 +184,7 @@ KvLayout::KvLayout(const KvLayoutOptions& options) : options(options) {
   check_model(options);
   check_load_options(options);
   map_layers(*this);
-  window_ring_pages = pages_for(options.sliding_window) + 1;
+  size_units(*this);
   max_prefill_spans = std::min(options.max_sequences, kMaxPrefillSpans);
   size_global_pool(*this);
   size_window_pool(*this);

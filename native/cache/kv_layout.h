@@ -4,7 +4,8 @@
 // tokens for all global K/V producers, and a sequence keeps every page. A page of the window pool
 // holds its tokens for all producers with a sliding window, and a sequence keeps only the pages
 // that the window still reaches: a ring. Mamba state lives in slots, one a sequence; one more slot
-// keeps the state after the meta tokens, from which sequences start.
+// keeps the state after the meta tokens, from which sequences start. Snapshots of sequences
+// (sequence_table.h) live in what the sequences leave idle, and in slots and window pages on top.
 #pragma once
 
 #include <array>
@@ -58,6 +59,9 @@ struct KvLayoutOptions {
   // Text tokens of all sequences together in the global pool, at least one whole context; 0: as
   // many as max_sequences contexts have.
   int64_t cache_tokens = 0;
+  // For states and window pages of snapshots besides what sequences leave idle; -1: of as many as
+  // there can be sequences, but no more than 8.
+  int64_t prefix_cache_bytes = 0;
 };
 
 // Where a layer finds its K/V.
@@ -106,6 +110,9 @@ struct KvLayout {
 
   // The most pages of its window that a sequence needs for the next token.
   int64_t window_ring_pages = 0;
+  // What prefix_cache_bytes has room for.
+  int num_reserved_snapshots = 0;
+  int64_t snapshot_bytes = 0;  // of one: its state, and a whole ring
   // The most spans of more than one token in a step. The window pool has room for their chunks on
   // top of the rings.
   int max_prefill_spans = 0;

@@ -24,8 +24,7 @@ void SequenceTable::begin_step(std::span<const SpanRequest> requests) {
   std::vector<Span> spans;
   spans.reserve(requests.size());
   for (const SpanRequest& request : requests) spans.push_back(plan_span(request, spans.size()));
-  check_step(spans);
-  take_pages(spans);
+  take_pages(spans, check_step(spans));
   step_ = std::move(spans);
 }
 
@@ -60,6 +59,7 @@ SequenceTable::Span SequenceTable::plan_span(const SpanRequest& request, size_t 
     fail(ErrorCode::kInvalidArgument, "entry ", request_idx, " of the step has ",
          request.num_tokens, " tokens, expected 1 or more");
   Span span{request.id, &find(request.id), request.num_tokens, request.generated, {}};
+  check(span.sequence->hold == Hold::kUse, "begin_step: ", request.id, " is a snapshot");
   const int64_t end = int64_t{span.sequence->position} + request.num_tokens;
   if (end - layout_.options.num_meta_tokens > max_context)
     fail(ErrorCode::kContextFull, "entry ", request_idx,
@@ -73,8 +73,8 @@ SequenceTable::Span SequenceTable::plan_span(const SpanRequest& request, size_t 
   return span;
 }
 
-// What is wrong with the spans together.
-void SequenceTable::check_step(std::span<const Span> spans) const {
+// What is wrong with the spans together. Returns the pages that they need.
+PerPool<int64_t> SequenceTable::check_step(std::span<const Span> spans) const {
   std::vector<SequenceId> ids;
   int64_t num_tokens = 0;
   int num_prefill_spans = 0;
@@ -96,18 +96,18 @@ void SequenceTable::check_step(std::span<const Span> spans) const {
     fail(ErrorCode::kInvalidArgument, "a step with ", num_prefill_spans,
          " sequences of more than one token, expected at most ", layout_.max_prefill_spans,
          ": split it");
-  for (KvPool pool : kKvPools) {
-    check_free(pool, "the step", new_pages[pool]);
+  check_room("the step", new_pages);
+  for (KvPool pool : kKvPools)
     for (const Span& span : spans) check_exclusive(span, pool);
-  }
+  return new_pages;
 }
 
-// The pages that a span writes to and that its sequence holds already have no other owner: pages
+// The pages that a span writes to and that its sequence holds already have no other holder: pages
 // are shared whole, and behind the position that their holders write to next.
 void SequenceTable::check_exclusive(const Span& span, KvPool pool) const {
   const PageRun& run = span.sequence->runs[pool];
   const auto check_page = [&](int page) {
-    check(pages_[pool].num_owners(page) == 1, "begin_step: sequence ", span.id, " would write to ",
+    check(pages_[pool].num_holders(page) == 1, "begin_step: sequence ", span.id, " would write to ",
           pool_name(pool), " page ", page, ", which it shares");
   };
   const int position = span.sequence->position;
@@ -117,12 +117,13 @@ void SequenceTable::check_exclusive(const Span& span, KvPool pool) const {
 }
 
 // Memory for the ids first, so that nothing can fail once a page is taken.
-void SequenceTable::take_pages(std::vector<Span>& spans) {
+void SequenceTable::take_pages(const std::vector<Span>& spans, const PerPool<int64_t>& new_pages) {
   for (const Span& span : spans)
     for (KvPool pool : kKvPools) {
       std::vector<int32_t>& text = span.sequence->runs[pool].text;
       text.reserve(text.size() + span.new_pages[pool]);
     }
+  make_room(new_pages, 0);
   for (const Span& span : spans)
     for (KvPool pool : kKvPools)
       for (int i = 0; i < span.new_pages[pool]; ++i)

@@ -22,6 +22,7 @@ SequenceId SequenceTable::create() {
   sequence.position = num_meta_tokens;
   sequence.start_slot = prefix_slot_;
   for (KvPool pool : kKvPools) sequence.runs[pool].meta = prefix_pages_[pool];
+  make_room({}, 1);
   const SequenceId id = insert(std::move(sequence));
   for (KvPool pool : kKvPools)
     for (int page : prefix_pages_[pool]) pages_[pool].retain(page);
@@ -30,8 +31,10 @@ SequenceId SequenceTable::create() {
 
 SequenceId SequenceTable::create_cold() {
   check_can_create("create_cold");
-  for (KvPool pool : kKvPools)
-    check_free(pool, "a sequence with meta tokens of its own", layout_.pools[pool].meta_columns);
+  PerPool<int64_t> new_pages;
+  for (KvPool pool : kKvPools) new_pages[pool] = layout_.pools[pool].meta_columns;
+  check_room("a sequence with meta tokens of its own", new_pages);
+  make_room(new_pages, 1);
   Sequence sequence;
   for (KvPool pool : kKvPools) sequence.runs[pool].meta.resize(layout_.pools[pool].meta_columns);
   const SequenceId id = insert(std::move(sequence));
@@ -55,21 +58,25 @@ void SequenceTable::adopt_prefix(SequenceId id) {
 
 void SequenceTable::release(SequenceId id) {
   check_no_step("release");
-  Sequence& sequence = find(id);
-  for (KvPool pool : kKvPools) release_pages(sequence.runs[pool], pool);
-  state_slots_.release(sequence.state_slot);
-  sequences_.erase(id);
+  find(id);
+  erase(id);
 }
 
 int SequenceTable::length(SequenceId id) const { return text_tokens(find(id).position); }
 
 int SequenceTable::position(SequenceId id) const { return find(id).position; }
 
+int SequenceTable::own_pages(SequenceId id) const {
+  const std::vector<int32_t>& text = find(id).runs.global.text;
+  return static_cast<int>(std::count_if(
+      text.begin(), text.end(), [&](int page) { return pages_.global.num_users(page) == 1; }));
+}
+
 CacheUsage SequenceTable::usage() const {
   const auto of = [](const RefcountPool& pool) {
-    return PoolUsage{pool.num_used(), pool.capacity()};
+    return PoolUsage{pool.num_used(), pool.num_kept(), pool.capacity()};
   };
-  return {{static_cast<int>(sequences_.size()), layout_.options.max_sequences},
+  return {{num_live(), num_snapshots_, layout_.options.max_sequences},
           of(state_slots_),
           of(pages_.global),
           of(pages_.window)};
@@ -95,33 +102,49 @@ void SequenceTable::check_no_step(const char* call) const {
   check(step_.empty(), call, ": a step is open");
 }
 
-// There is a slot for every sequence that may be created, and one for the prefix.
 void SequenceTable::check_can_create(const char* call) const {
   check_no_step(call);
   const int max_sequences = layout_.options.max_sequences;
-  if (std::ssize(sequences_) == max_sequences)
+  if (num_live() == max_sequences)
     fail(ErrorCode::kOutOfMemory, "all ", max_sequences,
          " sequences are in use: dispose one or load with a larger maxSequences");
 }
 
-void SequenceTable::check_free(KvPool pool, const char* who, int64_t num_pages) const {
-  if (num_pages > pages_[pool].num_free())
-    fail(ErrorCode::kOutOfMemory, "the ", pool_name(pool), " K/V pool is full: ", who, " needs ",
-         num_pages, " pages of ", kPageTokens, " tokens, ", pages_[pool].num_free(), " of ",
-         pages_[pool].capacity(), " are free; dispose a sequence, or load with a larger ",
-         pool == KvPool::kGlobal ? "cacheTokens" : "maxSequences");
+// Without what snapshots can give back.
+void SequenceTable::check_room(const char* who, const PerPool<int64_t>& new_pages) const {
+  for (KvPool pool : kKvPools) {
+    const int num_free = pages_[pool].num_free() + pages_[pool].num_kept();
+    if (new_pages[pool] > num_free)
+      fail(ErrorCode::kOutOfMemory, "the ", pool_name(pool), " K/V pool is full: ", who, " needs ",
+           new_pages[pool], " pages of ", kPageTokens, " tokens, ", num_free, " of ",
+           pages_[pool].capacity(), " are free; dispose a sequence, or load with a larger ",
+           pool == KvPool::kGlobal ? "cacheTokens" : "maxSequences");
+  }
 }
 
-// Gives the sequence its slot. Whatever can fail for want of memory comes before ids are taken.
+int SequenceTable::num_live() const {
+  return static_cast<int>(std::ssize(sequences_)) - num_snapshots_;
+}
+
+// Gives the sequence its slot, which make_room has seen to: there are as many as there can be
+// sequences, and one for the prefix. Whatever can fail for want of memory comes before ids are
+// taken.
 SequenceId SequenceTable::insert(Sequence sequence) {
   const auto [entry, inserted] = sequences_.emplace(next_id_, std::move(sequence));
-  entry->second.state_slot = state_slots_.acquire();
+  num_snapshots_ += entry->second.hold == Hold::kKeep;
+  entry->second.state_slot = state_slots_.acquire(entry->second.hold);
   return next_id_++;
 }
 
-void SequenceTable::release_pages(PageRun& run, KvPool pool) {
-  for (int page : run.text) pages_[pool].release(page);
-  for (int page : run.meta) pages_[pool].release(page);
+void SequenceTable::erase(SequenceId id) {
+  const Sequence& sequence = find(id);
+  for (KvPool pool : kKvPools) {
+    for (int page : sequence.runs[pool].text) pages_[pool].release(page, sequence.hold);
+    for (int page : sequence.runs[pool].meta) pages_[pool].release(page, sequence.hold);
+  }
+  state_slots_.release(sequence.state_slot, sequence.hold);
+  num_snapshots_ -= sequence.hold == Hold::kKeep;
+  sequences_.erase(id);
 }
 
 }  // namespace hymba

@@ -3,19 +3,29 @@
 // A step: begin_step takes all pages that it needs or, on any error, nothing; fill writes what the
 // stages read; end_step commits once they ran; cancel_step undoes a step of which no stage ran.
 //
+// A snapshot is a sequence that stands still: others go on from it. It shares all pages with them
+// that are full, and has a copy of the one that is not and of the state. Snapshots keep what they
+// hold and use nothing: whatever only they hold counts as free, and they make room when something
+// of it is needed. There are proven ones, which more than one text begins with, and others, most of
+// which nobody will ask for. The larger of the two groups gives the one that was of use least
+// recently: so neither do the many others drive the proven ones out, nor proven ones that are out
+// of date the others.
+//
 // Invariants, outside of a step and while one is open:
 //
 // A page or slot is free, or held by exactly the sequences (and the prefix) that count as its
-// owners. Only the pages of the shared prefix have more than one.
+// users, and the snapshots that keep it.
 //
 // A sequence holds the pages of all its text in the global pool, and in the window pool those that
 // its next token, or any token of the open step, can see: never more than the pool's ring columns,
 // so that no two of them meet in a column.
 //
-// What a step writes to has one owner: a sequence's pages from its write position on, and its slot.
+// What a step writes to has one holder: a sequence's pages from its write position on, and its
+// slot.
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <unordered_map>
 #include <vector>
@@ -49,17 +59,29 @@ struct StepTables {
   std::span<int32_t> window_pages;  // [S, columns of the window pool]
 };
 
+// `used` by sequences, the prefix and an open step; `kept` by nobody but snapshots, which is as
+// good as free.
 struct PoolUsage {
   int used = 0;
+  int kept = 0;
   int total = 0;
 };
 
-// What the prefix and an open step hold counts as used.
 struct CacheUsage {
   PoolUsage sequences;
   PoolUsage state_slots;
   PoolUsage global_pages;
   PoolUsage window_pages;
+};
+
+// What has to be copied before the next step, in this order.
+struct CacheCopies {
+  struct Copy {
+    int from = 0;
+    int to = 0;
+  };
+  PerPool<std::vector<Copy>> pages;
+  std::vector<Copy> slots;  // SSM and conv state
 };
 
 class SequenceTable {
@@ -75,13 +97,28 @@ class SequenceTable {
   // sequences created from now on start from them. The sequence is no more. Once a table, before
   // the first create(); not for a model without meta tokens.
   void adopt_prefix(SequenceId id);
-  // Gives back all that a sequence holds. Throws kDisposed when there is no such sequence.
+  // Gives back all that a sequence or a snapshot holds. Throws kDisposed when there is none.
   void release(SequenceId id);
+
+  // A snapshot of what the sequence is now, which leaves it as it was; none when there is no room
+  // for one besides what is in use. Throws kDisposed.
+  std::optional<SequenceId> snapshot(SequenceId id, bool proven);
+  // Makes the sequence a snapshot, under the same id. Throws kDisposed.
+  void retire(SequenceId id);
+  // A sequence that goes on from a snapshot, which is proven by that. It stays, unless nothing else
+  // can make room: then the sequence takes its place. Throws kDisposed when it is gone,
+  // kOutOfMemory when all sequences are in use.
+  SequenceId resume(SequenceId snapshot);
+  bool is_snapshot(SequenceId id) const;
+  // Those that came up since they were taken last.
+  CacheCopies take_copies();
 
   // Text tokens so far. Throws kDisposed.
   int length(SequenceId id) const;
   // Of the next token, counted from the first meta token. Throws kDisposed.
   int position(SequenceId id) const;
+  // Text pages of the global pool that no other sequence uses. Throws kDisposed.
+  int own_pages(SequenceId id) const;
 
   // Opens a step of one span a sequence. Throws kInvalidArgument, kDisposed, kContextFull or
   // kOutOfMemory; then nothing has changed.
@@ -89,7 +126,8 @@ class SequenceTable {
   void fill(const StepTables& tables) const;
   // The spans' tokens are in the cache. Frees the pages that no later token of theirs can see.
   void end_step();
-  // As if the step had not begun. Not for a step whose stages ran: states are updated in place.
+  // As if the step had not begun, but that snapshots that made room for it stay gone. Not for a
+  // step whose stages ran: states are updated in place.
   void cancel_step();
 
   CacheUsage usage() const;
@@ -110,6 +148,10 @@ class SequenceTable {
     int start_slot = -1;   // whose state it starts from; -1: from zeros
     bool started = false;  // its own slot holds its state
     PerPool<PageRun> runs;
+    Hold hold = Hold::kUse;  // kKeep: a snapshot
+    // Of a snapshot:
+    bool proven = false;
+    int64_t last_use = 0;  // counted by clock_
   };
 
   struct Span {
@@ -126,21 +168,33 @@ class SequenceTable {
 
   void check_no_step(const char* call) const;
   void check_can_create(const char* call) const;
-  void check_free(KvPool pool, const char* who, int64_t num_pages) const;
+  void check_room(const char* who, const PerPool<int64_t>& new_pages) const;
+  int num_live() const;
   SequenceId insert(Sequence sequence);
-  void release_pages(PageRun& run, KvPool pool);
+  void erase(SequenceId id);
+
+  void check_whole(const char* call, SequenceId id) const;
+  Sequence& find_snapshot(SequenceId id);
+  void hold_as(Sequence& sequence, Hold hold);
+  bool make_room(const PerPool<int64_t>& new_pages, int new_slots, SequenceId spared = -1);
+  SequenceId next_to_go(SequenceId spared) const;
+  SequenceId copy_of(SequenceId id, Hold hold, bool proven);
+  PerPool<int64_t> pages_to_copy(const Sequence& sequence) const;
 
   Span plan_span(const SpanRequest& request, size_t request_idx);
-  void check_step(std::span<const Span> spans) const;
+  PerPool<int64_t> check_step(std::span<const Span> spans) const;
   void check_exclusive(const Span& span, KvPool pool) const;
-  void take_pages(std::vector<Span>& spans);
+  void take_pages(const std::vector<Span>& spans, const PerPool<int64_t>& new_pages);
   void release_behind_window(Sequence& sequence);
   void fill_pages(KvPool pool, std::span<int32_t> table) const;
 
   const KvLayout layout_;
   PerPool<RefcountPool> pages_;
   RefcountPool state_slots_;
-  std::unordered_map<SequenceId, Sequence> sequences_;
+  std::unordered_map<SequenceId, Sequence> sequences_;  // and snapshots
+  int num_snapshots_ = 0;
+  int64_t clock_ = 0;
+  CacheCopies copies_;
   SequenceId next_id_ = 0;
   int prefix_slot_ = -1;
   PerPool<std::vector<int32_t>> prefix_pages_;

@@ -64,6 +64,12 @@ class CpuBackend final : public Backend {
     std::memcpy(to, from_host, bytes);
   }
   void copy(void* to, const void* from, size_t bytes) override { std::memcpy(to, from, bytes); }
+
+  void copy_rows(void* to, const void* from, size_t bytes, size_t stride, size_t rows) override {
+    for (size_t row = 0; row < rows; ++row)
+      std::memcpy(static_cast<char*>(to) + row * stride,
+                  static_cast<const char*>(from) + row * stride, bytes);
+  }
   void fill_zero(const TensorView& view) override {
     check(view.dense(), "fill_zero: a strided view");
     std::memset(view.raw(), 0, view.bytes());

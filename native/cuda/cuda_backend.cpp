@@ -128,6 +128,12 @@ class CudaBackend final : public Backend {
                "copying");
   }
 
+  void copy_rows(void* to, const void* from, size_t bytes, size_t stride, size_t rows) override {
+    check_cuda(cudaMemcpy2DAsync(to, stride, from, stride, bytes, rows, cudaMemcpyDeviceToDevice,
+                                 session().stream.get()),
+               "copying rows");
+  }
+
   void fill_zero(const TensorView& view) override {
     check(view.dense(), "fill_zero: a strided view");
     check_cuda(cudaMemsetAsync(view.raw(), 0, view.bytes(), session().stream.get()), "clearing");

@@ -20,7 +20,26 @@ KvLayout make_kv_layout(const ModelConfig& config, const ModelOptions& options) 
   layout.max_context_tokens = options.max_context_tokens;
   layout.max_batch_tokens = options.max_batch_tokens;
   layout.cache_tokens = options.cache_tokens;
+  layout.prefix_cache_bytes = options.prefix_cache_bytes;
   return KvLayout(layout);
+}
+
+void copy_cache(const CacheCopies& copies, const CacheViews& cache, Backend& backend) {
+  for (KvPool pool : kKvPools)
+    for (const auto& [from, to] : copies.pages[pool]) {
+      const TensorView& pages = cache.pages[pool];
+      backend.copy(pages.slice_rows(to, 1).raw(), pages.slice_rows(from, 1).raw(),
+                   pages.slice_rows(to, 1).bytes());
+    }
+  const auto copy_slot = [&](const std::vector<TensorView>& layers, const auto& copy) {
+    const TensorView to = layers[0].slice_rows(copy.to, 1);
+    backend.copy_rows(to.raw(), layers[0].slice_rows(copy.from, 1).raw(), to.bytes(),
+                      layers[0].bytes(), layers.size());
+  };
+  for (const CacheCopies::Copy& copy : copies.slots) {
+    copy_slot(cache.ssm_states, copy);
+    copy_slot(cache.conv_states, copy);
+  }
 }
 
 CacheViews plan_cache(const ModelConfig& config, const ModelOptions& options,
@@ -33,11 +52,15 @@ CacheViews plan_cache(const ModelConfig& config, const ModelOptions& options,
     if (pages.num_pages > 0)
       cache.pages[pool] = arena.take(options.dtype, {pages.num_pages, page_elements});
   }
+  // Together, so that the state of a slot in all layers is copied at once.
+  const int64_t slots = layout.num_state_slots;
+  const int64_t rows = config.num_layers() * slots;
+  const TensorView ssm = arena.take(DType::kF32, {rows, config.inner_size, config.state_size});
+  const TensorView conv =
+      arena.take(options.dtype, {rows, config.conv_width - 1, config.inner_size});
   for (int layer = 0; layer < config.num_layers(); ++layer) {
-    cache.ssm_states.push_back(
-        arena.take(DType::kF32, {layout.num_state_slots, config.inner_size, config.state_size}));
-    cache.conv_states.push_back(arena.take(
-        options.dtype, {layout.num_state_slots, config.conv_width - 1, config.inner_size}));
+    cache.ssm_states.push_back(ssm.slice_rows(layer * slots, slots));
+    cache.conv_states.push_back(conv.slice_rows(layer * slots, slots));
   }
   cache.history = arena.take(DType::kU16, {layout.num_state_slots, config.vocab_size});
   cache.last_tokens = arena.take(DType::kI32, {layout.num_state_slots});

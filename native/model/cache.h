@@ -3,6 +3,7 @@
 #pragma once
 
 #include "cache/kv_layout.h"
+#include "cache/sequence_table.h"
 #include "core/arena.h"
 #include "model/config.h"
 
@@ -10,11 +11,14 @@ namespace hymba {
 
 struct CacheViews {
   PerPool<TensorView> pages;            // [pages, page elements] act
-  std::vector<TensorView> ssm_states;   // a layer: [slots, E, N] f32
-  std::vector<TensorView> conv_states;  // a layer: [slots, W-1, E] act
+  std::vector<TensorView> ssm_states;   // a layer: [slots, E, N] f32, one layer behind the other
+  std::vector<TensorView> conv_states;  // a layer: [slots, W-1, E] act, likewise
   TensorView history;                   // [slots, V] u16
   TensorView last_tokens;               // [slots] i32, the token drawn last
 };
+
+// Carries copies out, in the order of the stages.
+void copy_cache(const CacheCopies& copies, const CacheViews& cache, Backend& backend);
 
 KvLayout make_kv_layout(const ModelConfig& config, const ModelOptions& options);
 

@@ -58,6 +58,7 @@ struct ModelOptions {
   int max_batch_tokens = 0;    // tokens a step
   int64_t cache_tokens =
       0;  // text tokens of all sequences together; 0: max_sequences · max_context_tokens
+  int64_t prefix_cache_bytes = -1;  // as in KvLayoutOptions
 };
 
 }  // namespace hymba

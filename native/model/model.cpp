@@ -134,11 +134,44 @@ void Model::release_sequence(SequenceId id) {
   const std::lock_guard lock(table_mutex_);
   table_.release(id);
   drawn_.erase(id);
+  resumed_.erase(id);
+}
+
+std::optional<SequenceId> Model::snapshot(SequenceId id, bool proven) {
+  const std::lock_guard lock(table_mutex_);
+  return table_.snapshot(id, proven);
+}
+
+void Model::retire_sequence(SequenceId id) {
+  const std::lock_guard lock(table_mutex_);
+  table_.retire(id);
+  drawn_.erase(id);
+  resumed_.erase(id);
+}
+
+SequenceId Model::resume(SequenceId snapshot, std::span<const int32_t> tokens) {
+  check_token_ids("resume", tokens);
+  const std::lock_guard lock(table_mutex_);
+  check(table_.length(snapshot) == std::ssize(tokens), "resume: ", tokens.size(),
+        " tokens for a snapshot of ", table_.length(snapshot));
+  const SequenceId id = table_.resume(snapshot);
+  resumed_.emplace(id, std::vector<int32_t>(tokens.begin(), tokens.end()));
+  return id;
+}
+
+bool Model::is_snapshot(SequenceId id) const {
+  const std::lock_guard lock(table_mutex_);
+  return table_.is_snapshot(id);
 }
 
 CacheUsage Model::usage() const {
   const std::lock_guard lock(table_mutex_);
   return table_.usage();
+}
+
+int Model::own_pages(SequenceId id) const {
+  const std::lock_guard lock(table_mutex_);
+  return table_.own_pages(id);
 }
 
 ForwardContext Model::context() {
@@ -168,7 +201,7 @@ void Model::run_cold(SequenceId id, std::span<const int32_t> token_ids) {
     const StepBlocks step =
         begin_step(std::array{request}, chunk, {.tokens = request.num_tokens, .spans = 1});
     guarded([&] {
-      upload(step);
+      prepare(step);
       run_layers(step.device, nullptr);
       backend_->synchronize();
     });
@@ -245,7 +278,7 @@ PendingStep Model::submit(std::span<const SpanInput> spans) {
     pending.draws.push_back({span, spans[span].sampling->row.num_top_logprobs});
   }
   guarded([&] {
-    upload(step);
+    prepare(step);
     if (is_decode) {
       backend_->replayable(static_cast<uint64_t>(size.spans), [&] {
         run_layers(step.device, nullptr);
@@ -311,7 +344,7 @@ std::vector<TraceTensor> Model::trace(std::span<const int32_t> tokens,
         begin_step(std::array{request}, ids, {.tokens = request.num_tokens, .spans = 1});
     TraceProbe probe(*backend_, layers, *step.host.state_slot.data<int32_t>());
     guarded([&] {
-      upload(step);
+      prepare(step);
       run_layers(step.device, &probe);
       backend_->synchronize();
     });
@@ -355,6 +388,10 @@ Model::StepBlocks Model::begin_step(std::span<const SpanRequest> requests,
   // Committed before it runs: steps run in the order in which they were begun, so that a page
   // given back here is only ever written by a later one.
   table_.end_step();
+  step.copies = table_.take_copies();
+  for (int64_t s = 0; s < num_spans; ++s)
+    if (auto resumed = resumed_.extract(requests[s].id))
+      step.seen.push_back({block.state_slot.data<int32_t>()[s], std::move(resumed.mapped())});
   lock.unlock();
   std::copy(token_ids.begin(), token_ids.end(), block.token_ids.data<int32_t>());
   for (int64_t lane = num_spans; lane < size.spans; ++lane) {
@@ -408,7 +445,13 @@ void Model::fill_rows(std::span<const SpanInput> spans, const OutputPlan& plan,
   }
 }
 
-void Model::upload(const StepBlocks& step) {
+void Model::prepare(const StepBlocks& step) {
+  copy_cache(step.copies, cache_, *backend_);
+  for (const auto& [slot, tokens] : step.seen) {
+    std::vector<uint16_t> row(config_.vocab_size);
+    for (int32_t token : tokens) row[token] = kSeenInPrompt;
+    backend_->upload(cache_.history.row<uint16_t>(slot), row.data(), row.size() * sizeof row[0]);
+  }
   backend_->upload(workspace_.step_block.raw(), host_block_.data(), step.bytes);
 }
 

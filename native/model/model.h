@@ -6,6 +6,7 @@
 #include <mutex>
 #include <optional>
 #include <span>
+#include <unordered_map>
 #include <unordered_set>
 #include <vector>
 
@@ -41,6 +42,15 @@ class Model {
   void release_sequence(SequenceId id);
   CacheUsage usage() const;
 
+  // As in SequenceTable. These only move integers: what has to be copied is copied before the next
+  // step.
+  std::optional<SequenceId> snapshot(SequenceId id, bool proven);
+  void retire_sequence(SequenceId id);
+  // `tokens` are those that the snapshot stands after. For the penalties they count as a prompt.
+  SequenceId resume(SequenceId snapshot, std::span<const int32_t> tokens);
+  bool is_snapshot(SequenceId id) const;
+  int own_pages(SequenceId id) const;
+
   // Runs the spans, one a sequence, in one forward pass. All or nothing: when it throws, no
   // sequence has changed. Should a stage itself fail, the model is lost, and every later step
   // throws that first error again.
@@ -62,11 +72,19 @@ class Model {
   std::optional<DeviceRoom> room() const { return backend_->room(); }
 
  private:
-  // A step's block on the device and the host's copy of it.
+  // What the history of a slot begins with.
+  struct SeenTokens {
+    int slot = 0;
+    std::vector<int32_t> tokens;
+  };
+
+  // A step's block on the device and the host's copy of it, and what comes before the stages.
   struct StepBlocks {
     StepBlock device;
     StepBlock host;
     size_t bytes = 0;
+    CacheCopies copies;
+    std::vector<SeenTokens> seen;
   };
 
   void compute_meta_prefix();
@@ -77,7 +95,7 @@ class Model {
   StepBlocks begin_step(std::span<const SpanRequest> requests, std::span<const int32_t> token_ids,
                         const StepSize& size);
   void fill_rows(std::span<const SpanInput> spans, const OutputPlan& plan, const StepBlocks& step);
-  void upload(const StepBlocks& step);
+  void prepare(const StepBlocks& step);
   void run_layers(const StepBlock& block, Probe* probe);
   template <typename Fn>
   void guarded(Fn&& run_stages);
@@ -97,7 +115,9 @@ class Model {
   mutable std::mutex table_mutex_;
   SequenceTable table_;                   // guarded by table_mutex_
   std::unordered_set<SequenceId> drawn_;  // whose last step drew a token; guarded by table_mutex_
-  std::vector<char> host_block_;          // of the step that is being submitted
+  // Tokens before the first of a resumed sequence that has not had a step; guarded by table_mutex_
+  std::unordered_map<SequenceId, std::vector<int32_t>> resumed_;
+  std::vector<char> host_block_;  // of the step that is being submitted
   std::optional<Error> lost_;
 };
 

@@ -264,6 +264,8 @@ class Backend {
   // In the order of the stages. The host memory may be reused as soon as the call returns.
   virtual void upload(void* to, const void* from_host, size_t bytes) = 0;
   virtual void copy(void* to, const void* from, size_t bytes) = 0;
+  // The same for `rows` pieces of `bytes` that lie `stride` bytes apart in both.
+  virtual void copy_rows(void* to, const void* from, size_t bytes, size_t stride, size_t rows) = 0;
   virtual void fill_zero(const TensorView& view) = 0;
   // Waits for what was called before.
   virtual void synchronize() = 0;

@@ -17,6 +17,7 @@ export interface LayoutOptions {
   readonly maxContextTokens: number;
   readonly maxBatchTokens: number;
   readonly cacheTokens: number;
+  readonly prefixCacheBytes: number;
 }
 
 export type PoolName = "global" | "window";
@@ -39,6 +40,8 @@ export interface Layout extends Readonly<Record<PoolName, PoolLayout>> {
   }[];
   readonly windowRingPages: number;
   readonly maxPrefillSpans: number;
+  readonly numReservedSnapshots: number;
+  readonly snapshotBytes: number;
   readonly numStateSlots: number;
   readonly ssmSlotBytes: number;
   readonly convSlotBytes: number;
@@ -65,7 +68,8 @@ export interface StepTables {
   readonly windowPages: Int32Array;
 }
 
-type Usage = { readonly used: number; readonly total: number };
+type Usage = { readonly used: number; readonly kept: number; readonly total: number };
+type Copies = readonly { readonly from: number; readonly to: number }[];
 
 export interface CacheLedger {
   layout(): Layout;
@@ -81,6 +85,13 @@ export interface CacheLedger {
   createCold(): number;
   adoptPrefix(id: number): void;
   release(id: number): void;
+  /** -1: there was no room. */
+  snapshot(id: number, proven: boolean): number;
+  retire(id: number): void;
+  resume(snapshot: number): number;
+  isSnapshot(id: number): boolean;
+  takeCopies(): Readonly<Record<PoolName | "slots", Copies>>;
+  ownPages(id: number): number;
   length(id: number): number;
   position(id: number): number;
   beginStep(requests: readonly SpanRequest[]): void;
@@ -95,13 +106,17 @@ export interface CacheLedger {
   };
 }
 
+/** Default `use`. */
+export type Hold = "use" | "keep";
+
 export interface RefcountPool {
-  acquire(): number;
-  retain(id: number): void;
-  release(id: number): boolean;
-  numOwners(id: number): number;
+  acquire(hold?: Hold): number;
+  retain(id: number, hold?: Hold): void;
+  release(id: number, hold?: Hold): boolean;
+  numHolders(id: number): number;
   numFree(): number;
   numUsed(): number;
+  numKept(): number;
 }
 
 interface NativeCache {
@@ -154,6 +169,7 @@ export const hymba15b: LayoutOptions = {
   maxContextTokens: 8192,
   maxBatchTokens: 2048,
   cacheTokens: 0,
+  prefixCacheBytes: 0,
 };
 
 /** The eight layers of the golden micro model. */
@@ -180,4 +196,5 @@ export const micro: LayoutOptions = {
   maxContextTokens: 512,
   maxBatchTokens: 256,
   cacheTokens: 0,
+  prefixCacheBytes: 0,
 };

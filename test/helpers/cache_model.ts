@@ -23,6 +23,10 @@ interface Sequence {
   readonly text: Record<PoolName, Map<number, number>>;
   /** Those of its meta tokens, once a step has shown them. */
   readonly meta: Record<PoolName, readonly number[]>;
+  /** Who wrote its tokens: each those before `until` that the one before did not. */
+  readonly ancestors: readonly { readonly id: number; readonly until: number }[];
+  /** Of a snapshot: more than one text begins with it. */
+  proven: boolean;
 }
 
 function assert(condition: boolean, ...what: readonly unknown[]): void {
@@ -49,6 +53,9 @@ function assertEqual(actual: Int32Array, expected: ArrayLike<number>, what: stri
 export class CacheModel {
   readonly layout: Layout;
   readonly live: Sequence[] = [];
+  /** In the order of their last use. */
+  readonly snapshots: Sequence[] = [];
+  evictions = 0;
   readonly ledger: CacheLedger;
   readonly #options: LayoutOptions;
   readonly #pools: readonly PoolName[];
@@ -92,6 +99,8 @@ export class CacheModel {
       slot: undefined,
       text: { global: new Map(), window: new Map() },
       meta: { global: [], window: [] },
+      ancestors: [],
+      proven: false,
     };
     this.live.push(sequence);
     this.checkUsage();
@@ -100,8 +109,120 @@ export class CacheModel {
 
   release(sequence: Sequence): void {
     this.ledger.release(sequence.id);
-    this.live.splice(this.live.indexOf(sequence), 1);
+    const list = this.live.includes(sequence) ? this.live : this.snapshots;
+    list.splice(list.indexOf(sequence), 1);
     this.checkUsage();
+  }
+
+  /** Returns whether there was room. */
+  snapshot(sequence: Sequence, proven: boolean): boolean {
+    const free = this.#free();
+    const id = this.ledger.snapshot(sequence.id, proven);
+    if (id < 0) {
+      const lacks = this.#pools.some((pool) => free[pool] === 0) || free.slots === 0;
+      assert(lacks, "there was room for a snapshot");
+      this.checkUsage();
+      return false;
+    }
+    this.#noteEvictions();
+    const copy = { ...this.#copyOf(sequence, id), proven };
+    this.snapshots.push(copy);
+    this.checkUsage();
+    this.#checkContent(copy);
+    return true;
+  }
+
+  retire(sequence: Sequence): void {
+    this.ledger.retire(sequence.id);
+    this.live.splice(this.live.indexOf(sequence), 1);
+    sequence.proven = false;
+    this.snapshots.push(sequence);
+    this.checkUsage();
+  }
+
+  resume(snapshot: Sequence): void {
+    const id = this.ledger.resume(snapshot.id);
+    this.snapshots.splice(this.snapshots.indexOf(snapshot), 1);
+    this.#noteEvictions();
+    if (this.ledger.isSnapshot(snapshot.id)) {
+      this.live.push(this.#copyOf(snapshot, id));
+      snapshot.proven = true;
+      this.snapshots.push(snapshot);
+    } else {
+      assert(this.ledger.takeCopies().slots.length === 0, "a copy of what is gone");
+      this.live.push({ ...snapshot, id, ancestors: this.#ancestorsAfter(snapshot) });
+      assert(
+        this.snapshots.every(({ id }) => !this.ledger.isSnapshot(id)),
+        "taken too early",
+      );
+    }
+    this.checkUsage();
+    this.#checkContent(this.live.at(-1)!);
+  }
+
+  /** The copies that the ledger asks for, carried out, and what the new one holds by them. */
+  #copyOf(original: Sequence, id: number): Sequence {
+    const copies = this.ledger.takeCopies();
+    const text = { global: new Map(original.text.global), window: new Map(original.text.window) };
+    for (const pool of this.#pools) {
+      const last = Math.floor(this.#text(original.position) / pageTokens);
+      const isShared = this.#text(original.position) % pageTokens !== 0;
+      assert(copies[pool].length === Number(isShared && text[pool].size > 0), pool, "copies");
+      for (const { from, to } of copies[pool]) {
+        assert(text[pool].get(last) === from, pool, "copies page", from);
+        text[pool].set(last, to);
+        const page = this.#memory[pool].slice(from * pageTokens, (from + 1) * pageTokens);
+        this.#memory[pool].set(page, to * pageTokens);
+      }
+    }
+    assert(copies.slots.length === 1, "slots copied:", copies.slots.length);
+    const { from, to } = copies.slots[0]!;
+    assert(from === original.slot, "copies slot", from);
+    this.#states[to] = at(this.#states, from);
+    const ancestors = this.#ancestorsAfter(original);
+    return { ...original, id, slot: to, text, ancestors };
+  }
+
+  #ancestorsAfter({ id, position, ancestors }: Sequence): Sequence["ancestors"] {
+    return [...ancestors, { id, until: position }];
+  }
+
+  /** What a sequence that stands still would go on from is there. */
+  #checkContent(sequence: Sequence): void {
+    const state = at(this.#states, sequence.slot!);
+    assert(state === this.#owner(sequence, sequence.position - 1), "state of", sequence.id);
+    for (const pool of this.#pools)
+      for (const [page, id] of sequence.text[pool])
+        for (let i = 0; i < pageTokens; ++i) {
+          const position = this.#options.numMetaTokens + page * pageTokens + i;
+          if (position >= sequence.position) break;
+          const found = at(this.#memory[pool], id * pageTokens + i);
+          assert(found === this.#owner(sequence, position), pool, "position", position, found);
+        }
+  }
+
+  /** Notes which snapshots made room: each the least recently used of the larger group. */
+  #noteEvictions(): void {
+    const { snapshots, ledger } = this;
+    while (snapshots.some(({ id }) => !ledger.isSnapshot(id))) {
+      const proven = snapshots.filter((snapshot) => snapshot.proven);
+      const group = snapshots.filter(
+        (snapshot) => snapshot.proven === 2 * proven.length > snapshots.length,
+      );
+      assert(!ledger.isSnapshot(group[0]!.id), "another snapshot had to go");
+      snapshots.splice(snapshots.indexOf(group[0]!), 1);
+      this.evictions += 1;
+    }
+  }
+
+  #free(): Record<PoolName | "slots", number> {
+    const { stateSlots } = this.ledger.usage();
+    const { used, total } = stateSlots;
+    return {
+      global: this.#numFree("global"),
+      window: this.#numFree("window"),
+      slots: total - used,
+    };
   }
 
   /** The codes that creating a sequence may fail with; none: it must work. */
@@ -149,7 +270,9 @@ export class CacheModel {
     const tables = this.ledger.tables();
     if (outcome === "cancel") {
       this.ledger.cancelStep();
-      assert(JSON.stringify(this.ledger.usage()) === before, "cancel left something behind");
+      const after = JSON.stringify(this.ledger.usage());
+      const evicted = this.snapshots.some(({ id }) => !this.ledger.isSnapshot(id));
+      assert(evicted || after === before, "cancel left something behind");
       this.ledger.beginStep(requests);
       assert(JSON.stringify(this.ledger.tables()) === JSON.stringify(tables), "a different step");
       this.ledger.cancelStep();
@@ -168,17 +291,27 @@ export class CacheModel {
 
   /** The ledger counts what the model holds, page for page and slot for slot. */
   checkUsage(): void {
+    this.#noteEvictions();
     const usage = this.ledger.usage();
     const holders = this.live.length + (this.#prefix ? 1 : 0);
     assert(usage.sequences.used === this.live.length, "sequences", usage.sequences.used);
     assert(usage.stateSlots.used === holders, "state slots", usage.stateSlots.used);
+    assert(usage.sequences.kept === this.snapshots.length, "snapshots", usage.sequences.kept);
+    assert(usage.stateSlots.kept === this.snapshots.length, "kept", usage.stateSlots.kept);
     for (const pool of this.#pools) {
-      const { used, total } = pool === "global" ? usage.globalPages : usage.windowPages;
+      const { used, kept, total } = pool === "global" ? usage.globalPages : usage.windowPages;
+      const all = this.#textPages([...this.live, ...this.snapshots], pool).size;
+      const keptPages = all - this.#textPages(this.live, pool).size;
+      assert(kept === keptPages, pool, "pages kept", kept, "expected", keptPages);
       assert(total === this.layout[pool].numPages, pool, "pages", total);
       assert(used === this.#numUsed(pool), pool, "pages", used, "expected", this.#numUsed(pool));
     }
     for (const sequence of this.live) {
       assert(this.ledger.position(sequence.id) === sequence.position, "position");
+      const others = this.live.filter((other) => other !== sequence);
+      const theirs = this.#textPages(others, "global");
+      const own = [...sequence.text.global.values()].filter((page) => !theirs.has(page));
+      assert(this.ledger.ownPages(sequence.id) === own.length, "own pages");
       assert(this.ledger.length(sequence.id) === this.#text(sequence.position), "length");
     }
   }
@@ -190,10 +323,11 @@ export class CacheModel {
   #numUsed(pool: PoolName): number {
     const coldOrPrefix =
       this.live.filter((sequence) => sequence.cold).length + (this.#prefix ? 1 : 0);
-    return this.live.reduce(
-      (sum, sequence) => sum + sequence.text[pool].size,
-      coldOrPrefix * this.layout[pool].metaColumns,
-    );
+    return this.#textPages(this.live, pool).size + coldOrPrefix * this.layout[pool].metaColumns;
+  }
+
+  #textPages(sequences: readonly Sequence[], pool: PoolName): Set<number> {
+    return new Set(sequences.flatMap(({ text }) => [...text[pool].values()]));
   }
 
   #numFree(pool: PoolName): number {
@@ -256,7 +390,7 @@ export class CacheModel {
     spans.forEach((sequence, s) => {
       const source = at(tables.stateSource, s);
       const slot = at(tables.stateSlot, s);
-      const others = [...this.live, ...(this.#prefix ? [this.#prefix] : [])];
+      const others = [...this.live, ...this.snapshots, ...(this.#prefix ? [this.#prefix] : [])];
       assert(!others.some((other) => other !== sequence && other.slot === slot), "slot", slot);
       assert(slot === (sequence.slot ?? slot), "slot", slot, "was", sequence.slot);
       sequence.slot = slot;
@@ -272,7 +406,8 @@ export class CacheModel {
 
   #owner(sequence: Sequence, position: number): number {
     const shared = !sequence.cold && position < this.#options.numMetaTokens;
-    return (shared ? this.#prefix! : sequence).id * maxPositions + position;
+    const ancestor = sequence.ancestors.find(({ until }) => position < until);
+    return (shared ? this.#prefix! : (ancestor ?? sequence)).id * maxPositions + position;
   }
 
   #checkPages(
@@ -287,19 +422,28 @@ export class CacheModel {
     assert(table.length === spans.length * numColumns, pool, "table of", table.length);
     const row = (s: number) => table.subarray(s * numColumns, (s + 1) * numColumns);
 
-    const held = new Set<number>();
-    const hold = (page: number) => {
-      assert(page >= 0 && page < numPages && !held.has(page), pool, "page", page);
-      held.add(page);
-    };
+    this.#noteEvictions();
     spans.forEach((sequence, s) => {
       this.#rememberPages(sequence, row(s), requests[s]!, pool);
     });
-    for (const sequence of this.live) {
+    const holders = new Int32Array(numPages);
+    const hold = (page: number) => {
+      assert(page >= 0 && page < numPages, pool, "page", page);
+      holders[page]! += 1;
+    };
+    for (const sequence of [...this.live, ...this.snapshots]) {
       sequence.text[pool].forEach(hold);
       if (sequence.cold) sequence.meta[pool].forEach(hold);
     }
     this.#prefix?.meta[pool].forEach(hold);
+    // Nobody else holds what is written to.
+    for (const sequence of spans) {
+      for (const [page, id] of sequence.text[pool]) {
+        const isWritten = (page + 1) * pageTokens > this.#text(sequence.position);
+        assert(!isWritten || holders[id] === 1, pool, "page", id, "is shared");
+      }
+      if (sequence.cold) for (const id of sequence.meta[pool]) assert(holders[id] === 1, "meta");
+    }
 
     // All spans write before any of them reads: the worst order.
     spans.forEach((sequence, s) => {

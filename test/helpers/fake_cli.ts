@@ -66,6 +66,7 @@ export const fakePlan: MemoryPlan = {
   workspaceBytes: 120_000_000,
   totalBytes: 3_251_700_000,
   metaKvBytes: 4_180_000,
+  snapshotBytes: 36_400_000,
   perSequence: {
     contextTokens: 8192,
     globalKvBytes: 47_200_000,

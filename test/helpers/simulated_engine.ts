@@ -29,6 +29,18 @@ export interface SimulatedOptions {
   readonly priority: number;
   /** Infinity: none. */
   readonly timeoutMs: number;
+  /** Prompts of a family begin with the same tokens. */
+  readonly family?: number;
+}
+
+/** So many. */
+export const FAMILY_TOKENS = 70;
+
+/** What texts of a family can go on from. Pages are known by numbers. */
+interface SimulatedSnapshot {
+  readonly family: number;
+  readonly tokens: number;
+  readonly pages: readonly number[];
 }
 
 export class SimulatedRequest implements Schedulable {
@@ -38,17 +50,48 @@ export class SimulatedRequest implements Schedulable {
   readonly mostCachedTokens: number;
   readonly mostKnownTokens: number;
   knownTokens: number;
-  cachedTokens = 0;
+  /** While it runs. */
+  pages: number[] = [];
   running = false;
+  readonly family: number;
+  readonly #engine: SimulatedEngine;
+  #cachedTokens = 0;
 
-  constructor(options: SimulatedOptions, now: number, maxContextTokens: number) {
+  constructor(
+    engine: SimulatedEngine,
+    options: SimulatedOptions,
+    now: number,
+    maxContextTokens: number,
+  ) {
     const { promptTokens, maxTokens, stopAfter } = options;
+    this.#engine = engine;
+    this.family = options.family ?? -1;
     this.rank = rankOf(now, options.priority);
     this.deadline = now + options.timeoutMs;
     this.promptTokens = promptTokens;
     this.knownTokens = promptTokens;
     this.mostCachedTokens = Math.min(promptTokens + maxTokens - 1, maxContextTokens);
     this.mostKnownTokens = Math.min(promptTokens + stopAfter, this.mostCachedTokens + 1);
+  }
+
+  get cachedTokens(): number {
+    return this.running ? this.#cachedTokens : (this.#engine.snapshotFor(this)?.tokens ?? 0);
+  }
+
+  get spanEnd(): number {
+    const { cachedTokens, snapshotPoint, promptTokens, knownTokens } = this;
+    if (cachedTokens < snapshotPoint) return snapshotPoint;
+    return cachedTokens < promptTokens ? promptTokens : knownTokens;
+  }
+
+  get snapshotPoint(): number {
+    return this.family < 0 ? 0 : Math.min(FAMILY_TOKENS, this.promptTokens - 1);
+  }
+
+  get ownPages(): number {
+    const others = this.#engine.requests.filter((request) => request !== this);
+    const theirs = new Set(others.flatMap(({ pages }) => pages));
+    return this.pages.filter((page) => !theirs.has(page)).length;
   }
 
   get ended(): boolean {
@@ -59,24 +102,43 @@ export class SimulatedRequest implements Schedulable {
     return this.running && this.knownTokens - this.cachedTokens === 1;
   }
 
+  /** Shares what is full of what it goes on from, and has a copy of the rest. */
+  enter(): void {
+    const snapshot = this.#engine.snapshotFor(this);
+    this.running = true;
+    this.#cachedTokens = snapshot?.tokens ?? 0;
+    this.pages = snapshot?.pages.slice(0, Math.floor(snapshot.tokens / PAGE_TOKENS)) ?? [];
+    this.compute(0);
+    if (snapshot !== undefined) this.#engine.counts.hits += 1;
+  }
+
+  compute(tokens: number): void {
+    this.#cachedTokens += tokens;
+    while (this.pages.length < pagesFor(this.#cachedTokens)) this.pages.push(nextPage++);
+  }
+
   leave(): void {
     this.running = false;
-    this.cachedTokens = 0;
+    this.pages = [];
   }
 }
+
+let nextPage = 0;
 
 export class SimulatedEngine {
   /** In the order of their ranks. */
   readonly requests: SimulatedRequest[] = [];
   /** Tokens of sequences that others hold in the same cache. */
   readonly outside: number[] = [];
-  readonly counts = { steps: 0, preempted: 0, expired: 0, ended: 0, stalled: 0 };
+  /** In the order in which they were made. */
+  readonly snapshots: SimulatedSnapshot[] = [];
+  readonly counts = { steps: 0, preempted: 0, expired: 0, ended: 0, stalled: 0, hits: 0 };
   now = 0;
 
   constructor(readonly limits: SimulatedLimits) {}
 
   add(options: SimulatedOptions): SimulatedRequest {
-    const request = new SimulatedRequest(options, this.now, this.limits.maxContextTokens);
+    const request = new SimulatedRequest(this, options, this.now, this.limits.maxContextTokens);
     const after = this.requests.findIndex(({ rank }) => rank > request.rank);
     this.requests.splice(after < 0 ? this.requests.length : after, 0, request);
     return request;
@@ -87,9 +149,28 @@ export class SimulatedEngine {
     this.requests.splice(this.requests.indexOf(request), 1);
   }
 
+  /** Of all pages those that nobody uses; snapshots only keep theirs. */
   get freePages(): number {
-    const held = [...this.requests.map(({ cachedTokens }) => cachedTokens), ...this.outside];
-    return this.limits.globalPages - sumOf(held.map(pagesFor));
+    return this.#pagesBeside([]);
+  }
+
+  #pagesBeside(kept: readonly number[]): number {
+    const pages = new Set([...kept, ...this.requests.flatMap(({ pages }) => pages)]);
+    return this.limits.globalPages - pages.size - sumOf(this.outside.map(pagesFor));
+  }
+
+  /** The longest that it can go on from. */
+  snapshotFor({ family, promptTokens }: SimulatedRequest): SimulatedSnapshot | undefined {
+    return this.snapshots
+      .filter((each) => each.family === family && each.tokens < promptTokens)
+      .sort((a, b) => b.tokens - a.tokens)[0];
+  }
+
+  #evict(): void {
+    while (this.#pagesBeside(this.snapshots.flatMap(({ pages }) => pages)) < 0) {
+      check(this.snapshots.length > 0, "there are so many pages");
+      this.snapshots.shift();
+    }
   }
 
   get freeSlots(): number {
@@ -124,7 +205,8 @@ export class SimulatedEngine {
     const waiting = this.requests.filter(({ running }) => !running);
     check(same(admitted, waiting.slice(0, admitted.length)), "the first ones come in");
     check(admitted.length === 0 || preempted.length === 0, "nobody comes in when others must go");
-    for (const request of admitted) request.running = true;
+    for (const request of admitted) request.enter();
+    this.#evict();
     check(this.freeSlots >= 0, "there is a slot for each");
     const running = this.requests.filter((request) => request.running);
     check(running.length <= this.limits.maxBatchTokens, "there is a token for each");
@@ -135,11 +217,10 @@ export class SimulatedEngine {
     const taken = new Map(spans.map(({ request, tokens }) => [request, tokens]));
     check(taken.size === spans.length, "a request has one span");
     let newPages = 0;
-    for (const [{ running, promptTokens, knownTokens, cachedTokens }, tokens] of taken) {
-      const part = cachedTokens < promptTokens ? promptTokens : knownTokens;
+    for (const [{ running, spanEnd, cachedTokens }, tokens] of taken) {
       const end = cachedTokens + tokens;
       check(running && tokens >= 1, "spans are of those that run");
-      check(end <= part, "a span is of known tokens, of the prompt or generated");
+      check(end <= spanEnd, "a span ends where it has to");
       newPages += pagesFor(end) - pagesFor(cachedTokens);
     }
     const sizes = [...taken.values()];
@@ -170,20 +251,30 @@ export class SimulatedEngine {
     const capacity = Math.min(maxSequences * ring + headroom, maxSequences * contextPages);
     const held = (cached: number, tokens = 0): number =>
       pagesFor(cached + tokens) - Math.floor(Math.max(0, cached - slidingWindow) / PAGE_TOKENS);
-    const ours = this.requests.map((request) => held(request.cachedTokens, taken.get(request)));
+    const running = this.requests.filter((request) => request.running);
+    const ours = running.map((request) => held(request.cachedTokens, taken.get(request)));
     const theirs = this.outside.map((tokens) => held(tokens));
     check(sumOf(ours) + sumOf(theirs) <= capacity, "the window pages suffice");
   }
 
   #compute({ spans }: Plan): void {
     for (const { request, tokens } of spans) {
-      request.cachedTokens += tokens;
+      request.compute(tokens);
+      this.#keep(request);
       if (request.cachedTokens < request.knownTokens) continue;
       request.knownTokens += 1;
       if (!request.ended) continue;
       this.remove(request);
       this.counts.ended += 1;
     }
+    this.#evict();
+  }
+
+  #keep({ family, pages, cachedTokens, snapshotPoint }: SimulatedRequest): void {
+    if (cachedTokens !== snapshotPoint) return;
+    const full = pages.slice(0, Math.floor(cachedTokens / PAGE_TOKENS));
+    const own = cachedTokens % PAGE_TOKENS === 0 ? [] : [nextPage++];
+    this.snapshots.push({ family, tokens: cachedTokens, pages: [...full, ...own] });
   }
 }
 
