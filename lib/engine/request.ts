@@ -86,7 +86,10 @@ export class EngineRequest implements Schedulable {
         : this.#prompt.subarray(begin, end),
       generated,
       logits: "none",
-      sampling: end === this.knownTokens ? this.#sampling : null,
+      sampling:
+        end === this.knownTokens
+          ? { ...this.#sampling, tokenMask: this.#maker.tokenMask ?? null }
+          : null,
       targets: null,
     };
   }

@@ -1,0 +1,215 @@
+import { HymbaError } from "../errors";
+import type { NfaState, Repeat } from "./nfa";
+
+/**
+ * States of the nondeterministic automaton that it may be in at once, all in the same frame. What a
+ * byte does to them is found out when it is asked for.
+ */
+export interface LocalState {
+  readonly id: number;
+  readonly edges: NfaState["edges"];
+  /** Parts that begin here. */
+  readonly repeats: readonly Repeat[];
+  /** Whether the part may end here. */
+  readonly ends: boolean;
+  /** By byte, where known; null: none. */
+  readonly next: (LocalState | null | undefined)[];
+}
+
+/** Where to go on when a part ends: the stack. Equal frames are the same object. */
+export interface Frame {
+  readonly id: number;
+  /** The part that is being gone through; undefined at the bottom of the stack. */
+  readonly repeat?: Repeat;
+  /** Least and most times, this one included. */
+  readonly min: number;
+  readonly max: number;
+  readonly parent?: Frame;
+  readonly children: Map<string, Frame>;
+}
+
+/** Where a text can be: local states, each with its stack. */
+export interface Configuration {
+  readonly id: number;
+  readonly groups: readonly { readonly local: LocalState; readonly frame: Frame }[];
+  /** Whether the text may end here. */
+  readonly accepts: boolean;
+  /** By byte, where known; null: the byte cannot follow. */
+  next: (Configuration | null | undefined)[];
+}
+
+/** More places than any sensible pattern allows at once. */
+const MOST_GROUPS = 2000;
+
+/** Configurations that are remembered at a time. */
+const MOST_CONFIGURATIONS = 8192;
+
+/** Follows texts through a nondeterministic automaton, byte by byte, and remembers what it has seen. */
+export class Automaton {
+  readonly #locals = new Map<string, LocalState>();
+  readonly #configurations = new Map<string, Configuration>();
+  readonly #bottom: Frame;
+  readonly #start: LocalState;
+  #numFrames = 0;
+  #numConfigurations = 0;
+
+  constructor(start: NfaState) {
+    this.#bottom = this.newStack();
+    this.#start = this.#local([start]);
+  }
+
+  /** Where an empty text is. */
+  get start(): Configuration {
+    const found = new Groups(this);
+    found.enter(this.#start, this.#bottom);
+    return this.configuration(found);
+  }
+
+  /** Where one more byte leads; null when it cannot follow. */
+  advance(configuration: Configuration, byte: number): Configuration | null {
+    let next = configuration.next[byte];
+    if (next === undefined) {
+      const found = new Groups(this);
+      for (const { local, frame } of configuration.groups) {
+        const target = this.#localNext(local, byte);
+        if (target !== null) found.enter(target, frame);
+      }
+      next = found.isEmpty ? null : this.configuration(found);
+      configuration.next[byte] = next;
+    }
+    return next;
+  }
+
+  /** Where a text is when the part that `frame` is about has just ended. */
+  leaving(frame: Frame): Configuration {
+    const found = new Groups(this);
+    found.leave(frame);
+    return this.configuration(found);
+  }
+
+  /** The bottom of a stack of its own. */
+  newStack(): Frame {
+    return { id: this.#numFrames++, min: 0, max: 0, children: new Map() };
+  }
+
+  /** The frame above `parent`. */
+  push(parent: Frame, repeat: Repeat, min: number, max: number): Frame {
+    const key = `${repeat.id}:${min}:${max}`;
+    let frame = parent.children.get(key);
+    if (frame === undefined) {
+      frame = { id: this.#numFrames++, repeat, min, max, parent, children: new Map() };
+      parent.children.set(key, frame);
+    }
+    return frame;
+  }
+
+  /** The configuration of these groups. */
+  configuration({ groups, accepts }: Pick<Configuration, "groups" | "accepts">): Configuration {
+    const ids = groups.map(({ local, frame }) => `${local.id}:${frame.id}`).sort();
+    const key = `${accepts ? "+" : "-"}${ids.join(" ")}`;
+    let configuration = this.#configurations.get(key);
+    if (configuration === undefined) {
+      if (this.#configurations.size >= MOST_CONFIGURATIONS) this.#forget();
+      configuration = { id: this.#numConfigurations++, groups, accepts, next: [] };
+      this.#configurations.set(key, configuration);
+    }
+    return configuration;
+  }
+
+  /** The local state at the beginning of a part. */
+  localOf(state: NfaState): LocalState {
+    return this.#local([state]);
+  }
+
+  /** Those in use go on, without what they have led to. */
+  #forget(): void {
+    for (const configuration of this.#configurations.values()) configuration.next = [];
+    this.#configurations.clear();
+    this.#bottom.children.clear();
+  }
+
+  #localNext(local: LocalState, byte: number): LocalState | null {
+    let next = local.next[byte];
+    if (next === undefined) {
+      const targets = local.edges
+        .filter(({ bytes: [low, high] }) => low <= byte && byte <= high)
+        .map(({ target }) => target);
+      next = targets.length === 0 ? null : this.#local(targets);
+      local.next[byte] = next;
+    }
+    return next;
+  }
+
+  #local(states: readonly NfaState[]): LocalState {
+    const closure = new Set<NfaState>(states);
+    for (const state of closure) for (const free of state.free) closure.add(free);
+    const lasting = [...closure].filter(
+      ({ edges, repeat, isEnd }) => edges.length > 0 || repeat !== undefined || isEnd,
+    );
+    const key = lasting
+      .map(({ id }) => id)
+      .sort((a, b) => a - b)
+      .join(" ");
+    let local = this.#locals.get(key);
+    if (local === undefined) {
+      local = {
+        id: this.#locals.size,
+        edges: lasting.flatMap(({ edges }) => edges),
+        repeats: lasting.flatMap(({ repeat }) => (repeat === undefined ? [] : [repeat])),
+        ends: lasting.some(({ isEnd }) => isEnd),
+        next: [],
+      };
+      this.#locals.set(key, local);
+    }
+    return local;
+  }
+}
+
+/** Collects the groups of a configuration: what enters and leaves parts without reading a byte. */
+class Groups {
+  readonly groups: { readonly local: LocalState; readonly frame: Frame }[] = [];
+  accepts = false;
+  readonly #automaton: Automaton;
+  readonly #entered = new Map<LocalState, Set<Frame>>();
+
+  constructor(automaton: Automaton) {
+    this.#automaton = automaton;
+  }
+
+  get isEmpty(): boolean {
+    return this.groups.length === 0 && !this.accepts;
+  }
+
+  enter(local: LocalState, frame: Frame): void {
+    let frames = this.#entered.get(local);
+    if (frames === undefined) this.#entered.set(local, (frames = new Set()));
+    if (frames.has(frame)) return;
+    frames.add(frame);
+    if (local.edges.length > 0) {
+      if (this.groups.length >= MOST_GROUPS) {
+        throw new HymbaError(
+          "ERR_INVALID_ARGUMENT",
+          `a text can be understood in more than ${MOST_GROUPS} ways: the pattern or schema is too ` +
+            "ambiguous, as in (a{0,99}){0,99}",
+        );
+      }
+      this.groups.push({ local, frame });
+    }
+    for (const repeat of local.repeats) this.#go(repeat, repeat.min, repeat.max, frame);
+    if (local.ends) this.leave(frame);
+  }
+
+  leave({ repeat, min, max, parent }: Frame): void {
+    if (repeat === undefined) this.accepts = true;
+    else this.#go(repeat, Math.max(0, min - 1), max - 1, parent!);
+  }
+
+  /** Into the part, while it may be gone through, and beyond it, once it need not be any more. */
+  #go(repeat: Repeat, min: number, max: number, frame: Frame): void {
+    const automaton = this.#automaton;
+    if (max > 0) {
+      this.enter(automaton.localOf(repeat.body), automaton.push(frame, repeat, min, max));
+    }
+    if (min === 0) this.enter(automaton.localOf(repeat.after), frame);
+  }
+}
