@@ -12,7 +12,7 @@ export interface LocalState {
   readonly repeats: readonly Repeat[];
   /** Whether the part may end here. */
   readonly ends: boolean;
-  /** By byte, where known; null: none. */
+  /** By class of bytes, where known; null: none. */
   readonly next: (LocalState | null | undefined)[];
 }
 
@@ -34,14 +34,16 @@ export interface Configuration {
   readonly groups: readonly { readonly local: LocalState; readonly frame: Frame }[];
   /** Whether the text may end here. */
   readonly accepts: boolean;
-  /** By byte, where known; null: the byte cannot follow. */
+  /** By class of bytes, where known; null: they cannot follow. */
   next: (Configuration | null | undefined)[];
+  /** The bytes that lead back to it, as 256 bits, where known. */
+  loop?: Int32Array;
 }
 
 /** More places than any sensible pattern allows at once. */
 const MOST_GROUPS = 2000;
 
-/** Configurations that are remembered at a time. */
+/** Configurations that are remembered at a time: more than an intersection has states. */
 const MOST_CONFIGURATIONS = 8192;
 
 /** Follows texts through a nondeterministic automaton, byte by byte, and remembers what it has seen. */
@@ -50,12 +52,26 @@ export class Automaton {
   readonly #configurations = new Map<string, Configuration>();
   readonly #bottom: Frame;
   readonly #start: LocalState;
+  /** [256] numbers of classes: bytes of a class mean the same everywhere. */
+  readonly #classOf: Uint8Array;
   #numFrames = 0;
   #numConfigurations = 0;
 
-  constructor(start: NfaState) {
+  readonly #mostConfigurations: number;
+
+  /** @param mostConfigurations how many are remembered at a time. */
+  constructor(start: NfaState, mostConfigurations = MOST_CONFIGURATIONS) {
+    this.#mostConfigurations = mostConfigurations;
     this.#bottom = this.newStack();
     this.#start = this.#local([start]);
+    this.#classOf = byteClasses(start);
+  }
+
+  /** A byte of each class: the lowest one. */
+  get representatives(): number[] {
+    return [...this.#classOf.keys()].filter(
+      (byte) => this.#classOf[byte] !== this.#classOf[byte - 1],
+    );
   }
 
   /** Where an empty text is. */
@@ -67,7 +83,8 @@ export class Automaton {
 
   /** Where one more byte leads; null when it cannot follow. */
   advance(configuration: Configuration, byte: number): Configuration | null {
-    let next = configuration.next[byte];
+    const byteClass = this.#classOf[byte]!;
+    let next = configuration.next[byteClass];
     if (next === undefined) {
       const found = new Groups(this);
       for (const { local, frame } of configuration.groups) {
@@ -75,9 +92,21 @@ export class Automaton {
         if (target !== null) found.enter(target, frame);
       }
       next = found.isEmpty ? null : this.configuration(found);
-      configuration.next[byte] = next;
+      configuration.next[byteClass] = next;
     }
     return next;
+  }
+
+  /** The bytes that change nothing, such as letters inside of a string: 256 bits. */
+  loopBytes(configuration: Configuration): Int32Array {
+    if (configuration.loop === undefined) {
+      configuration.loop = new Int32Array(8);
+      for (let byte = 0; byte < 256; byte++) {
+        if (this.advance(configuration, byte) !== configuration) continue;
+        configuration.loop[byte >> 5]! |= 1 << (byte & 31);
+      }
+    }
+    return configuration.loop;
   }
 
   /** Where a text is when the part that `frame` is about has just ended. */
@@ -109,7 +138,7 @@ export class Automaton {
     const key = `${accepts ? "+" : "-"}${ids.join(" ")}`;
     let configuration = this.#configurations.get(key);
     if (configuration === undefined) {
-      if (this.#configurations.size >= MOST_CONFIGURATIONS) this.#forget();
+      if (this.#configurations.size >= this.#mostConfigurations) this.#forget();
       configuration = { id: this.#numConfigurations++, groups, accepts, next: [] };
       this.#configurations.set(key, configuration);
     }
@@ -129,13 +158,14 @@ export class Automaton {
   }
 
   #localNext(local: LocalState, byte: number): LocalState | null {
-    let next = local.next[byte];
+    const byteClass = this.#classOf[byte]!;
+    let next = local.next[byteClass];
     if (next === undefined) {
       const targets = local.edges
         .filter(({ bytes: [low, high] }) => low <= byte && byte <= high)
         .map(({ target }) => target);
       next = targets.length === 0 ? null : this.#local(targets);
-      local.next[byte] = next;
+      local.next[byteClass] = next;
     }
     return next;
   }
@@ -212,4 +242,22 @@ class Groups {
     }
     if (min === 0) this.enter(automaton.localOf(repeat.after), frame);
   }
+}
+
+/** Classes are ranges of bytes, numbered from the lowest: a new one begins where any edge begins or ends. */
+function byteClasses(start: NfaState): Uint8Array {
+  const begins = new Uint8Array(257);
+  const states = new Set<NfaState>([start]);
+  for (const { edges, free, repeat } of states) {
+    for (const { bytes, target } of edges) {
+      begins[bytes[0]] = 1;
+      begins[bytes[1] + 1] = 1;
+      states.add(target);
+    }
+    for (const state of free) states.add(state);
+    if (repeat !== undefined) states.add(repeat.body).add(repeat.after);
+  }
+  const classes = new Uint8Array(256);
+  for (let byte = 1; byte < 256; byte++) classes[byte] = classes[byte - 1]! + begins[byte]!;
+  return classes;
 }

@@ -18,9 +18,7 @@ export type Expression =
       readonly min: number;
       readonly max: number;
     }
-  /** What both match; rules cannot stand in it. */
-  | { readonly kind: "both"; readonly a: Expression; readonly b: Expression }
-  /** A deterministic automaton, over characters below 128. */
+  /** A deterministic automaton over bytes. */
   | { readonly kind: "machine"; readonly machine: Machine }
   | { readonly kind: "rule"; readonly rule: Rule };
 
@@ -29,7 +27,7 @@ export interface Rule {
   body: Expression;
 }
 
-/** States by number, the first one is 0. */
+/** States by number, the first one is 0. From each of them an accepting one can be reached. */
 export interface Machine {
   readonly edges: readonly (readonly (readonly [low: number, high: number, target: number])[])[];
   readonly accepting: readonly boolean[];
@@ -93,8 +91,6 @@ export function isNullable(expression: Expression): boolean {
       return expression.options.some(isNullable);
     case "repeat":
       return expression.min === 0 || isNullable(expression.body);
-    case "both":
-      return isNullable(expression.a) && isNullable(expression.b);
     case "machine":
       return expression.machine.accepting[0]!;
     case "rule":

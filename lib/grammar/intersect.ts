@@ -1,7 +1,7 @@
 import { HymbaError } from "../errors";
 import { Automaton, type Configuration } from "./automaton";
-import type { Machine } from "./expression";
-import type { NfaState } from "./nfa";
+import { type Expression, type Machine, NOTHING } from "./expression";
+import { buildNfa, type NfaState } from "./nfa";
 
 /** Enough for a pattern and a bound of its length; more would take too long to build. */
 const MOST_STATES = 4000;
@@ -13,14 +13,22 @@ interface Pair {
 }
 
 /**
- * What both automata match; null when that is nothing.
+ * What both expressions match.
  * @throws HymbaError ERR_INVALID_ARGUMENT when it takes too many states.
  */
-export function intersect(a: NfaState | null, b: NfaState | null): Machine | null {
-  if (a === null || b === null) return null;
+export function both(a: Expression, b: Expression): Expression {
+  const startA = buildNfa(a);
+  const startB = buildNfa(b);
+  const machine = startA && startB && intersect(startA, startB);
+  return machine === null ? NOTHING : { kind: "machine", machine };
+}
+
+function intersect(a: NfaState, b: NfaState): Machine | null {
   const left = new Automaton(a);
   const right = new Automaton(b);
-  const bounds = byteBounds([a, b]);
+  const bounds = [...new Set([...left.representatives, ...right.representatives])].sort(
+    (x, y) => x - y,
+  );
   const pairs: Pair[] = [];
   const numbers = new Map<string, number>();
   const numberOf = (a: Configuration, b: Configuration): number => {
@@ -50,22 +58,6 @@ export function intersect(a: NfaState | null, b: NfaState | null): Machine | nul
     }
   }
   return withoutDeadEnds(pairs);
-}
-
-/** First bytes of ranges within which all bytes mean the same. */
-function byteBounds(starts: readonly NfaState[]): number[] {
-  const bounds = new Set<number>([0]);
-  const states = new Set<NfaState>(starts);
-  for (const { edges, free, repeat } of states) {
-    for (const { bytes, target } of edges) {
-      bounds.add(bytes[0]).add(bytes[1] + 1);
-      states.add(target);
-    }
-    for (const state of free) states.add(state);
-    if (repeat !== undefined) states.add(repeat.body).add(repeat.after);
-  }
-  bounds.delete(256);
-  return [...bounds].sort((x, y) => x - y);
 }
 
 function withoutDeadEnds(pairs: readonly Pair[]): Machine | null {

@@ -1,6 +1,5 @@
 import { HymbaError } from "../errors";
 import { type Expression, isNullable, type Machine, type Rule } from "./expression";
-import { intersect } from "./intersect";
 import { findProductive, type IsProductive } from "./productive";
 import { type ByteRange, utf8Sequences } from "./utf8";
 
@@ -32,7 +31,7 @@ const MOST_EMPTY_REPEATS = 1000;
 /**
  * The automaton of an expression, from whose states an end can always be reached.
  * @returns its first state; null when the expression matches nothing.
- * @throws HymbaError ERR_INVALID_ARGUMENT when it would become too large.
+ * @throws HymbaError ERR_INVALID_ARGUMENT when a part that can be empty is repeated too often.
  */
 export function buildNfa(expression: Expression): NfaState | null {
   const builder = new Builder(findProductive(expression));
@@ -64,7 +63,8 @@ class Builder {
   #before(next: NfaState, expression: Expression): NfaState | null {
     if (!this.#isProductive(expression)) return null;
     let places = this.#built.get(expression);
-    if (places === undefined) this.#built.set(expression, (places = new Map()));
+    if (places === undefined)
+      this.#built.set(expression, (places = new Map<NfaState, NfaState | null>()));
     let state = places.get(next);
     if (state === undefined) places.set(next, (state = this.#make(next, expression)));
     return state;
@@ -83,10 +83,6 @@ class Builder {
         return this.#any(expression.options.map((option) => this.#before(next, option)));
       case "repeat":
         return this.#repeat(next, expression.body, expression.min, expression.max);
-      case "both": {
-        const machine = intersect(buildNfa(expression.a), buildNfa(expression.b));
-        return machine && this.#machine(next, machine);
-      }
       case "machine":
         return this.#machine(next, expression.machine);
       case "rule":

@@ -1,4 +1,5 @@
 import { character, choice, EMPTY, type Expression, NOTHING, repeat, sequence } from "./expression";
+import { both } from "./intersect";
 import { MOST_DIGITS } from "./json";
 
 /** A decimal number: `digits` · 10^-`scale`. */
@@ -22,6 +23,8 @@ export interface NumberRange {
 /** Digits behind the point, where the bounds do not have more. */
 const FRACTION_DIGITS = 6;
 
+const DIGIT = character([0x30, 0x39]);
+
 /**
  * The numbers of a range, without exponents and with at most {@link MOST_DIGITS} digits, so that as
  * doubles they are in the range, too.
@@ -35,7 +38,7 @@ export function numbersIn(range: NumberRange): Expression {
     const scale = integer ? 0 : step.scale;
     const numbers = scaledNumbers(range, scale);
     const divisor = integer ? integerStep(step) : step.digits;
-    return { kind: "both", a: numbers, b: multiples(Number(divisor)) };
+    return both(numbers, multiples(Number(divisor)));
   }
   if (integer) return scaledNumbers(range, 0);
   const wholeDigits = Math.max(...given.map(({ digits, scale }) => numDigits(digits) - scale), 1);
@@ -97,6 +100,8 @@ function scaledNumbers(
 /** The integers from `low` to `high`, both at least 0, with a point before the last `scale` digits. */
 function unsigned(low: bigint, high: bigint, scale: number): Expression {
   const options: Expression[] = [];
+  /** Widths of which all numbers are in the range. */
+  const full: number[] = [];
   for (let width = scale + 1; width <= MOST_DIGITS; width++) {
     // No zero stands before other digits in front of the point.
     const least = width === scale + 1 ? 0n : 10n ** BigInt(width - 1);
@@ -104,8 +109,22 @@ function unsigned(low: bigint, high: bigint, scale: number): Expression {
     const from = low > least ? low : least;
     const to = high < most ? high : most;
     if (from > to) continue;
+    if (width > scale + 1 && from === least && to === most) {
+      full.push(width);
+      continue;
+    }
     const digits = (value: bigint): string => String(value).padStart(width, "0");
     options.push(digitsBetween(digits(from), digits(to), width - scale));
+  }
+  if (full.length > 0) {
+    const before = (width: number): number => width - scale - 1;
+    options.push(
+      sequence(
+        character([0x31, 0x39]),
+        repeat(DIGIT, before(full[0]!), before(full.at(-1)!)),
+        scale === 0 ? EMPTY : sequence(".", repeat(DIGIT, scale, scale)),
+      ),
+    );
   }
   return choice(...options);
 }
@@ -118,10 +137,9 @@ function digitsBetween(low: string, high: string, point: number): Expression {
   const first = Number(low[0]);
   const last = Number(high[0]);
   if (/^0*$/.test(low) && /^9*$/.test(high)) {
-    const digit = character([0x30, 0x39]);
-    if (point < 0 || point >= low.length) return repeat(digit, low.length, low.length);
+    if (point < 0 || point >= low.length) return repeat(DIGIT, low.length, low.length);
     const fraction = low.length - point;
-    return sequence(repeat(digit, point, point), ".", repeat(digit, fraction, fraction));
+    return sequence(repeat(DIGIT, point, point), ".", repeat(DIGIT, fraction, fraction));
   }
   const tail = (from: string, to: string): Expression => digitsBetween(from, to, point - 1);
   if (first === last) return sequence(low[0]!, tail(low.slice(1), high.slice(1)));
@@ -152,7 +170,7 @@ function multiples(divisor: number): Expression {
 }
 
 /** The largest step whose multiples are worth an automaton. */
-export const MOST_STEP = 1000;
+export const MOST_STEP = 100;
 
 /** Whether {@link numbersIn} can take a step. */
 export function isPossibleStep(value: number, integer: boolean): boolean {

@@ -5,8 +5,7 @@ export type IsProductive = (expression: Expression) => boolean;
 
 /**
  * Finds out which rules match something: one that always contains itself never ends. A text must not
- * be led into a part that nothing can complete. Intersections count as matching something: whether
- * they do shows when they are built.
+ * be led into a part that nothing can complete.
  */
 export function findProductive(root: Expression): IsProductive {
   const rules = rulesIn(root);
@@ -29,7 +28,6 @@ export function findProductive(root: Expression): IsProductive {
         return expression.min === 0 || isProductive(expression.body);
       case "rule":
         return productive.has(expression.rule);
-      case "both":
       case "machine":
         return true;
     }

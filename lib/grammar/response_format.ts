@@ -22,7 +22,9 @@ export function checkFormat(name: string, format: unknown): ResponseFormat {
   checkObject(name, format);
   const { type, schema, pattern } = format as Record<string, unknown>;
   checkChoice(`${name}.type`, type, ["json_object", "json_schema", "regex"]);
-  if (type === "json_schema" && typeof schema !== "boolean") checkObject(`${name}.schema`, schema);
+  if (type === "json_schema" && schema === undefined) {
+    throw new TypeError(`${name}.schema must be a JSON schema, got undefined`);
+  }
   if (type === "regex" && typeof pattern !== "string") {
     throw new TypeError(`${name}.pattern must be a string, got ${show(pattern)}`);
   }

@@ -13,6 +13,7 @@ import {
   sequence,
 } from "./expression";
 import { FORMATS } from "./formats";
+import { both } from "./intersect";
 import {
   ANY_ARRAY,
   ANY_INTEGER,
@@ -59,6 +60,8 @@ class Compiler {
   readonly #root: unknown;
   /** What references refer to. */
   readonly #rules = new Map<string, Rule>();
+  /** Strings and numbers by their keywords: what can follow inside of equal ones is worked out once. */
+  readonly #leaves = new Map<string, Expression>();
   /** References that are followed before anything was read. */
   readonly #following: string[] = [];
 
@@ -122,14 +125,22 @@ class Compiler {
         return BOOLEAN;
       case "integer":
       case "number":
-        return this.#number(type === "integer", schema, where);
+        return this.#leaf(type, schema, () => this.#number(type === "integer", schema, where));
       case "string":
-        return this.#string(schema, where);
+        return this.#leaf(type, schema, () => this.#string(schema, where));
       case "array":
         return this.#inside(() => this.#array(schema, where));
       case "object":
         return this.#inside(() => this.#object(schema, where));
     }
+  }
+
+  #leaf(type: JsonType, schema: SchemaObject, compile: () => Expression): Expression {
+    const keywords = restrictions(schema).sort();
+    const key = JSON.stringify([type, ...keywords.map((keyword) => [keyword, schema[keyword]])]);
+    let leaf = this.#leaves.get(key);
+    if (leaf === undefined) this.#leaves.set(key, (leaf = call({ body: compile() })));
+    return leaf;
   }
 
   #values(values: readonly unknown[], schema: SchemaObject, where: string): Expression {
@@ -262,7 +273,7 @@ class Compiler {
     }
     if (min > 0 || max < Infinity) contents.push(repeat(STRING_CHARACTER, min, max));
     if (contents.length === 0) return ANY_STRING;
-    return quoted(contents.reduce((a, b) => ({ kind: "both", a, b })));
+    return quoted(contents.reduce(both));
   }
 
   #array(schema: SchemaObject, where: string): Expression {

@@ -15,6 +15,9 @@ interface Relative {
   readonly rest: Frame | undefined;
 }
 
+/** Below a node with fewer, walking is faster than looking for a way around it. */
+const FEW_NODES = 4;
+
 /** Masks that are remembered at a time. */
 const MOST_MASKS = 4096;
 
@@ -94,13 +97,23 @@ export class TokenMasks {
         continue;
       }
       path[depth + 1] = next;
-      for (let t = tokenBegins[i]!; t < tokenBegins[i + 1]!; t++) {
+      const after = this.#isLoop(i, next) ? ends[i]! : i + 1;
+      for (let t = tokenBegins[i]!; t < tokenBegins[after]!; t++) {
         const token = tokens[t]!;
         mask[token >> 5]! |= 1 << (token & 31);
       }
       if (next.accepts) exits?.push(i);
-      i++;
+      i = after;
     }
+  }
+
+  /** Whether all that is below a node leads back to the configuration that the node led to. */
+  #isLoop(node: number, configuration: Configuration): boolean {
+    const { bytesBelow, ends } = this.#trie;
+    if (configuration.accepts || ends[node]! - node < FEW_NODES) return false;
+    const loop = this.#automaton.loopBytes(configuration);
+    for (let i = 0; i < 8; i++) if ((bytesBelow[8 * node + i]! & ~loop[i]!) !== 0) return false;
+    return true;
   }
 
   /** Splits a stack: parts that are counted belong together with the one they stand in. */

@@ -14,6 +14,8 @@ export class TokenTrie {
   readonly tokenBegins: Int32Array;
   /** Token ids; some vocabularies have several for the same bytes. */
   readonly tokens: Int32Array;
+  /** [nodes · 8] the bytes that lead to the nodes below, as 256 bits. */
+  readonly bytesBelow: Int32Array;
   /** Bytes of the longest token. */
   readonly mostBytes: number;
 
@@ -53,7 +55,25 @@ export class TokenTrie {
     this.depths = depths.slice(0, numNodes);
     this.ends = ends.slice(0, numNodes);
     this.tokenBegins = tokenBegins.slice(0, numNodes + 1);
+    this.bytesBelow = new Int32Array(8 * numNodes);
+    this.#collectBytes();
     this.tokens = Int32Array.from(sorted, ({ id }) => id);
     this.mostBytes = sorted.reduce((longest, { text }) => Math.max(longest, text.length), 0);
+  }
+
+  /** From the last node on: what is below a node is known before the node itself is looked at. */
+  #collectBytes(): void {
+    const parents = new Int32Array(this.numNodes);
+    const path = [0];
+    for (let node = 1; node < this.numNodes; node++) {
+      parents[node] = path[this.depths[node]! - 1]!;
+      path[this.depths[node]!] = node;
+    }
+    for (let node = this.numNodes - 1; node > 0; node--) {
+      const byte = this.bytes[node]!;
+      const parent = 8 * parents[node]!;
+      for (let i = 0; i < 8; i++) this.bytesBelow[parent + i]! |= this.bytesBelow[8 * node + i]!;
+      this.bytesBelow[parent + (byte >> 5)]! |= 1 << (byte & 31);
+    }
   }
 }
