@@ -102,6 +102,8 @@ describe("generate", () => {
       responseFormat: { type: "json_object" },
       maxTokens: 300,
       logitBias,
+      // A model that knows no JSON would never end it.
+      frequencyPenalty: 1,
     });
     expect(object.finishReason).toBe("stop");
     expect(JSON.parse(object.text)).toEqual(expect.any(Object));
