@@ -233,6 +233,7 @@ describe("the trie", () => {
       }
       const end = trie.ends[node]!;
       const below = trie.depths.subarray(node + 1, end);
+      expect(trie.heights[node]).toBe(Math.max(0, ...below.map((d) => d - trie.depths[node]!)));
       expect(below.every((depth) => depth > trie.depths[node]!)).toBe(true);
       expect(end === trie.numNodes || trie.depths[end]! <= trie.depths[node]!).toBe(true);
       const bits = new Set([...trie.bytes.subarray(node + 1, end)]);

@@ -36,8 +36,17 @@ export interface Configuration {
   readonly accepts: boolean;
   /** By class of bytes, where known; null: they cannot follow. */
   next: (Configuration | null | undefined)[];
-  /** The bytes that lead back to it, as 256 bits, where known. */
-  loop?: Int32Array;
+  /** What changes nothing but counters, where known. */
+  loop?: Loop;
+}
+
+/**
+ * Bytes, as 256 bits, that lead a text back to where it is, such as letters inside of a string: up to
+ * `most` of them can follow, and nothing that goes on ends in between.
+ */
+export interface Loop {
+  readonly bytes: Int32Array;
+  readonly most: number;
 }
 
 /** More places than any sensible pattern allows at once. */
@@ -54,6 +63,8 @@ export class Automaton {
   readonly #start: LocalState;
   /** [256] numbers of classes: bytes of a class mean the same everywhere. */
   readonly #classOf: Uint8Array;
+  /** A byte of each class, the lowest one, in ascending order. */
+  readonly representatives: readonly number[];
   #numFrames = 0;
   #numConfigurations = 0;
 
@@ -65,11 +76,7 @@ export class Automaton {
     this.#bottom = this.newStack();
     this.#start = this.#local([start]);
     this.#classOf = byteClasses(start);
-  }
-
-  /** A byte of each class: the lowest one. */
-  get representatives(): number[] {
-    return [...this.#classOf.keys()].filter(
+    this.representatives = [...this.#classOf.keys()].filter(
       (byte) => this.#classOf[byte] !== this.#classOf[byte - 1],
     );
   }
@@ -97,15 +104,12 @@ export class Automaton {
     return next;
   }
 
-  /** The bytes that change nothing, such as letters inside of a string: 256 bits. */
-  loopBytes(configuration: Configuration): Int32Array {
-    if (configuration.loop === undefined) {
-      configuration.loop = new Int32Array(8);
-      for (let byte = 0; byte < 256; byte++) {
-        if (this.advance(configuration, byte) !== configuration) continue;
-        configuration.loop[byte >> 5]! |= 1 << (byte & 31);
-      }
-    }
+  /** The bytes that change nothing, or nothing but how often a part may still be gone through. */
+  loopOf(configuration: Configuration): Loop {
+    configuration.loop ??= this.#countedLoop(configuration) ?? {
+      bytes: this.#bytesThat((byte) => this.advance(configuration, byte) === configuration),
+      most: configuration.accepts ? 0 : Infinity,
+    };
     return configuration.loop;
   }
 
@@ -148,6 +152,40 @@ export class Automaton {
   /** The local state at the beginning of a part. */
   localOf(state: NfaState): LocalState {
     return this.#local([state]);
+  }
+
+  /** At the beginning of a counted part, perhaps already free to leave it, and nowhere else. */
+  #countedLoop({ groups, accepts }: Configuration): Loop | undefined {
+    const counted = groups.find(({ frame }) => frame.repeat !== undefined && frame.repeat.max > 1);
+    if (counted === undefined || accepts) return undefined;
+    const { local, frame } = counted;
+    const after = this.localOf(frame.repeat!.after);
+    const isExpected =
+      local === this.localOf(frame.repeat!.body) &&
+      !after.ends &&
+      after.repeats.length === 0 &&
+      groups.every(
+        (group) => group === counted || (group.local === after && group.frame === frame.parent),
+      );
+    if (!isExpected) return undefined;
+    // A byte that is all of the part, once.
+    const bytes = this.#bytesThat((byte) => {
+      const next = this.#localNext(local, byte);
+      const isWhole = next?.ends && next.edges.length === 0 && next.repeats.length === 0;
+      return isWhole === true && this.#localNext(after, byte) === null;
+    });
+    return { bytes, most: frame.max };
+  }
+
+  #bytesThat(holds: (byte: number) => boolean): Int32Array {
+    const bits = new Int32Array(8);
+    const representatives = this.representatives;
+    for (const [i, low] of representatives.entries()) {
+      if (!holds(low)) continue;
+      const end = representatives[i + 1] ?? 256;
+      for (let byte = low; byte < end; byte++) bits[byte >> 5]! |= 1 << (byte & 31);
+    }
+    return bits;
   }
 
   /** Those in use go on, without what they have led to. */

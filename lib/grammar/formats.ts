@@ -7,7 +7,8 @@ const TIME =
   "(?:[01]\\d|2[0-3]):[0-5]\\d:[0-5]\\d(?:\\.\\d{1,9})?(?:Z|[+-](?:[01]\\d|2[0-3]):[0-5]\\d)";
 const BYTE = "(?:25[0-5]|2[0-4]\\d|1\\d\\d|[1-9]?\\d)";
 const LABEL = "[A-Za-z0-9]{1,20}(?:-[A-Za-z0-9]{1,20}){0,2}";
-const WORD = "[A-Za-z0-9_+-]{1,20}";
+const WORD = "[A-Za-z0-9_+-]+";
+const DOMAIN = "[A-Za-z0-9]+(?:-[A-Za-z0-9]+)*";
 
 /**
  * `format`s of JSON Schema as patterns of the whole string. They match valid strings only, but not
@@ -20,5 +21,5 @@ export const FORMATS: ReadonlyMap<string, string> = new Map([
   ["uuid", "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"],
   ["ipv4", `${BYTE}(?:\\.${BYTE}){3}`],
   ["hostname", `${LABEL}(?:\\.${LABEL}){0,2}`],
-  ["email", `${WORD}(?:\\.${WORD}){0,2}@${LABEL}(?:\\.${LABEL}){1,2}`],
+  ["email", `${WORD}(?:\\.${WORD})*@${DOMAIN}(?:\\.${DOMAIN})+`],
 ]);

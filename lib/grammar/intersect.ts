@@ -30,9 +30,9 @@ function intersect(a: NfaState, b: NfaState): Machine | null {
     (x, y) => x - y,
   );
   const pairs: Pair[] = [];
-  const numbers = new Map<string, number>();
+  const numbers = new Map<number, number>();
   const numberOf = (a: Configuration, b: Configuration): number => {
-    const key = `${a.id} ${b.id}`;
+    const key = a.id * 2 ** 20 + b.id;
     let number = numbers.get(key);
     if (number === undefined) {
       if (pairs.length >= MOST_STATES) {

@@ -1,4 +1,5 @@
 import { HymbaError } from "../errors";
+import type { CodePointRange } from "./code_points";
 import { type Expression, isNullable, type Machine, type Rule } from "./expression";
 import { findProductive, type IsProductive } from "./productive";
 import { type ByteRange, utf8Sequences } from "./utf8";
@@ -61,19 +62,20 @@ class Builder {
   }
 
   #before(next: NfaState, expression: Expression): NfaState | null {
+    if (expression.kind === "character") return this.#characters(next, expression.ranges);
     if (!this.#isProductive(expression)) return null;
     let places = this.#built.get(expression);
-    if (places === undefined)
-      this.#built.set(expression, (places = new Map<NfaState, NfaState | null>()));
+    if (places === undefined) {
+      places = new Map<NfaState, NfaState | null>();
+      this.#built.set(expression, places);
+    }
     let state = places.get(next);
     if (state === undefined) places.set(next, (state = this.#make(next, expression)));
     return state;
   }
 
-  #make(next: NfaState, expression: Expression): NfaState | null {
+  #make(next: NfaState, expression: Exclude<Expression, { kind: "character" }>): NfaState | null {
     switch (expression.kind) {
-      case "character":
-        return this.#bytes(next, expression.ranges.flatMap(utf8Sequences));
       case "sequence":
         return expression.parts.reduceRight<NfaState | null>(
           (rest, part) => rest && this.#before(rest, part),
@@ -88,6 +90,10 @@ class Builder {
       case "rule":
         return this.#counted(next, this.#rule(expression.rule), 1, 1);
     }
+  }
+
+  #characters(next: NfaState, ranges: readonly CodePointRange[]): NfaState | null {
+    return ranges.length === 0 ? null : this.#bytes(next, ranges.flatMap(utf8Sequences));
   }
 
   /** Byte sequences; their common endings are built once. */

@@ -107,12 +107,13 @@ export class TokenMasks {
     }
   }
 
-  /** Whether all that is below a node leads back to the configuration that the node led to. */
+  /** Whether all that is below a node leads round and round, and so can follow. */
   #isLoop(node: number, configuration: Configuration): boolean {
-    const { bytesBelow, ends } = this.#trie;
-    if (configuration.accepts || ends[node]! - node < FEW_NODES) return false;
-    const loop = this.#automaton.loopBytes(configuration);
-    for (let i = 0; i < 8; i++) if ((bytesBelow[8 * node + i]! & ~loop[i]!) !== 0) return false;
+    const { bytesBelow, ends, heights } = this.#trie;
+    if (ends[node]! - node < FEW_NODES) return false;
+    const { bytes, most } = this.#automaton.loopOf(configuration);
+    if (heights[node]! > most) return false;
+    for (let i = 0; i < 8; i++) if ((bytesBelow[8 * node + i]! & ~bytes[i]!) !== 0) return false;
     return true;
   }
 

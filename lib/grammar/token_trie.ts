@@ -16,6 +16,8 @@ export class TokenTrie {
   readonly tokens: Int32Array;
   /** [nodes · 8] the bytes that lead to the nodes below, as 256 bits. */
   readonly bytesBelow: Int32Array;
+  /** [nodes] most bytes from the node to one below. */
+  readonly heights: Uint16Array;
   /** Bytes of the longest token. */
   readonly mostBytes: number;
 
@@ -56,13 +58,14 @@ export class TokenTrie {
     this.ends = ends.slice(0, numNodes);
     this.tokenBegins = tokenBegins.slice(0, numNodes + 1);
     this.bytesBelow = new Int32Array(8 * numNodes);
-    this.#collectBytes();
+    this.heights = new Uint16Array(numNodes);
+    this.#lookBelow();
     this.tokens = Int32Array.from(sorted, ({ id }) => id);
-    this.mostBytes = sorted.reduce((longest, { text }) => Math.max(longest, text.length), 0);
+    this.mostBytes = this.heights[0]!;
   }
 
   /** From the last node on: what is below a node is known before the node itself is looked at. */
-  #collectBytes(): void {
+  #lookBelow(): void {
     const parents = new Int32Array(this.numNodes);
     const path = [0];
     for (let node = 1; node < this.numNodes; node++) {
@@ -71,9 +74,11 @@ export class TokenTrie {
     }
     for (let node = this.numNodes - 1; node > 0; node--) {
       const byte = this.bytes[node]!;
-      const parent = 8 * parents[node]!;
-      for (let i = 0; i < 8; i++) this.bytesBelow[parent + i]! |= this.bytesBelow[8 * node + i]!;
-      this.bytesBelow[parent + (byte >> 5)]! |= 1 << (byte & 31);
+      const parent = parents[node]!;
+      this.heights[parent] = Math.max(this.heights[parent]!, this.heights[node]! + 1);
+      for (let i = 0; i < 8; i++)
+        this.bytesBelow[8 * parent + i]! |= this.bytesBelow[8 * node + i]!;
+      this.bytesBelow[8 * parent + (byte >> 5)]! |= 1 << (byte & 31);
     }
   }
 }

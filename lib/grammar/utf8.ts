@@ -14,6 +14,7 @@ const LENGTHS: readonly CodePointRange[] = [
 
 /** The UTF-8 forms of a range of code points: each a sequence of byte ranges, any of which may follow. */
 export function utf8Sequences([low, high]: CodePointRange): ByteRange[][] {
+  if (high < 0x80) return [[[low, high]]];
   return LENGTHS.flatMap(([from, to]) => {
     const first = Math.max(low, from);
     const last = Math.min(high, to);
