@@ -22,7 +22,7 @@ const formats = {
 };
 const ajv = new Ajv2020({ strict: false, formats, multipleOfPrecision: 6 });
 
-const vocabulary = new ConstraintVocabulary(makeVocabulary(2000, random(1)), 2000);
+const vocabulary = new ConstraintVocabulary(makeVocabulary(700, random(1)), 700);
 
 /** Texts that a schema leads to; those that are cut are left out. */
 function write(schema: JsonSchema, seed: number, count = 1, maxTokens = 400): string[] {

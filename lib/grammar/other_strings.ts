@@ -1,15 +1,25 @@
-import { character, choice, EMPTY, type Expression, NOTHING, sequence, star } from "./expression";
 import { complementRanges } from "./code_points";
-import { ANY_CHARACTER } from "./regex";
-import { escaped } from "./json";
+import {
+  character,
+  choice,
+  EMPTY,
+  type Expression,
+  literal,
+  NOTHING,
+  sequence,
+  star,
+} from "./expression";
+import { escaped, STRING_CHARACTER } from "./json";
 
-/** The contents of strings that are none of the names. */
+const ANY_CONTENT = star(STRING_CHARACTER);
+
+/** The contents of strings that are none of the names, whose characters are written in one way. */
 export function otherStrings(names: readonly string[]): Expression {
-  return escaped(otherThan(names.map((name) => Array.from(name))));
+  return otherThan(names.map((name) => Array.from(name)));
 }
 
 function otherThan(names: readonly (readonly string[])[]): Expression {
-  if (names.length === 0) return star(ANY_CHARACTER);
+  if (names.length === 0) return ANY_CONTENT;
   const byFirst = new Map<string, (readonly string[])[]>();
   for (const [first, ...rest] of names) {
     if (first !== undefined) byFirst.set(first, [...(byFirst.get(first) ?? []), rest]);
@@ -20,7 +30,7 @@ function otherThan(names: readonly (readonly string[])[]): Expression {
   });
   return choice(
     names.some((name) => name.length === 0) ? NOTHING : EMPTY,
-    sequence(character(...complementRanges(firsts)), star(ANY_CHARACTER)),
-    ...[...byFirst].map(([first, rest]) => sequence(first, otherThan(rest))),
+    sequence(escaped(character(...complementRanges(firsts))), ANY_CONTENT),
+    ...[...byFirst].map(([first, rest]) => sequence(escaped(literal(first)), otherThan(rest))),
   );
 }

@@ -24,18 +24,20 @@ export function randomText(
   maxTokens: number,
 ): string | undefined {
   const parts: Uint8Array[] = [];
+  // Signs are preferred every now and then: else strings of a large vocabulary hardly ever end.
+  const texts = bytes.flatMap((token, id) => (token === undefined ? [] : [id]));
+  const signs = texts.filter((id) => '"}],'.includes(String.fromCharCode(bytes[id]![0]!)));
   for (let i = 0; i < maxTokens; i++) {
     if (constraint.isComplete || (constraint.mayEnd && numbers.integer(0, 4) === 0)) {
       return Buffer.concat(parts).toString("utf8");
     }
-    const allowed = tokensOf(constraint.mask).filter((token) => bytes[token] !== undefined);
-    // Now and then a sign: else strings of a large vocabulary hardly ever end.
-    const signs = allowed.filter((token) =>
-      '"}],'.includes(String.fromCharCode(bytes[token]![0]!)),
-    );
-    const ending = signs.length > 0 && numbers.integer(0, 60) < 10 + i;
-    const from = ending ? signs : allowed;
-    const token = from[numbers.integer(0, from.length)]!;
+    const { mask } = constraint;
+    const pick = (list: readonly number[]): number | undefined => {
+      const first = numbers.integer(0, list.length);
+      const isAllowed = (id: number): boolean => (mask[id >> 5]! & (1 << (id & 31))) !== 0;
+      return list.slice(first).find(isAllowed) ?? list.find(isAllowed);
+    };
+    const token = (numbers.integer(0, 60) < 10 + i ? pick(signs) : undefined) ?? pick(texts)!;
     parts.push(bytes[token]!);
     constraint.accept(token);
   }
