@@ -27,6 +27,8 @@ const swc = (parser) => [
 /** @type {import("jest").Config} */
 const shared = {
   testEnvironment: "node",
+  // Jest looks up globals of a test's context by name, every time: a hundred times slower than these.
+  sandboxInjectedGlobals: ["Math", "Number", "Object"],
   moduleFileExtensions: ["ts", "mjs", "js", "json", "node"],
   transform: {
     "\\.ts$": swc({ syntax: "typescript" }),

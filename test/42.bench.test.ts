@@ -189,6 +189,7 @@ describe("hymba bench", () => {
     [["decode", "--batch", "1,x"], /integer >= 1/],
     [["prefill", "--peak-tflops", "0"], /number > 0/],
     [["kernels", "--only", "linear,nothing"], /no stage "nothing", only countTokens, embedTokens/],
+    [["kernels", "--tokens", "260", "--prompts", "23"], /260 tokens are too few for 23 prompts/],
     [["kernels", "--no-such-option"], /unknown option/],
   ])("%j is a wrong command line", async (argv, message) => {
     const { code, out, err } = await bench(argv);
@@ -276,6 +277,17 @@ describe("hymba bench", () => {
     },
   );
 
+  test("kernels: --prompts are of unequal lengths", async () => {
+    const argv = ["kernels", "--only", "attention/global", "--tokens", "260", "--prompts", "1,4"];
+    const [one, four] = (await bench([...argv, "--iterations", "1"])).rows();
+    expect(one).toMatchObject({ tokens: 260, sequences: 1 });
+    expect(four).toMatchObject({ tokens: 260, sequences: 4 });
+    const { numHeads, headDim, valueHeadDim, numMetaTokens } = (await openCheckpoint(MODEL)).config;
+    const pairs = [26, 52, 78, 104].map((n) => (n * (n + 1)) / 2 + n * numMetaTokens);
+    const flops = 2 * numHeads * (headDim + valueHeadDim) * pairs.reduce((a, b) => a + b);
+    expect(four!["flops"]).toBe(flops);
+  });
+
   test("kernels: --only takes stages and single calls", async () => {
     const names = async (only: string) =>
       (await bench(["kernels", "--only", only, "--tokens", "1", "--iterations", "1"]))
@@ -291,9 +303,9 @@ describe("hymba bench", () => {
     const { out } = await bench(quick, true);
     const [heading, , titles, ...lines] = out.trimEnd().split("\n");
     expect(heading).toMatch(/^synthetic:.* on .*, which copies \d+ GB\/s$/);
-    expect(titles).toMatch(/^kernel +tokens +mode +µs +p10 +p90 +GB\/s/);
+    expect(titles).toMatch(/^kernel +tokens +sequences +mode +µs +p10 +p90 +GB\/s/);
     expect(lines).toHaveLength(2);
-    expect(lines[0]).toMatch(/^rmsNorm +1 +decode +[\d.]+ .* bytes +[\d.]+ %$/);
+    expect(lines[0]).toMatch(/^rmsNorm +1 +1 +decode +[\d.]+ .* bytes +[\d.]+ %$/);
     expect((await bench([...quick, "--json"], true)).rows()).toHaveLength(2);
   });
 

@@ -96,6 +96,7 @@ const DEEP: readonly Shape[] = [
 const HOPPER: readonly Shape[] = [
   { rows: 1, inner: 256, outer: 512 },
   { rows: 8, inner: 264, outer: 519 },
+  { rows: 3, inner: 2056, outer: 523 },
   { rows: 9, inner: 2056, outer: 523 },
   { rows: 16, inner: 320, outer: 1037 },
   { rows: 17, inner: 2048, outer: 512 },

@@ -12,7 +12,7 @@ import type {
 import { PAGE_TOKENS, pagesFor } from "../../steps";
 import type { RandomData } from "./random";
 
-/** Tokens that a stage works on: one of each of many sequences, or many of one. */
+/** Tokens that a stage works on: one of each of many sequences, or prompts. */
 export interface Load {
   readonly mode: "decode" | "prefill";
   /** T, of all sequences together. */
@@ -21,6 +21,14 @@ export interface Load {
   readonly sequences: number;
   /** Text tokens that each sequence has before these. */
   readonly context: number;
+}
+
+/** Tokens of each sequence. In a prefill the lengths are as 1 to 2 to 3 and so on. */
+export function lengthsOf({ mode, tokens, sequences }: Load): number[] {
+  if (mode === "decode") return Array<number>(sequences).fill(1);
+  const end = (span: number) =>
+    Math.floor((tokens * span * (span + 1)) / (sequences * (sequences + 1)));
+  return Array.from({ length: sequences }, (_, span) => end(span + 1) - end(span));
 }
 
 /** Rows that a GEMM reads begin on a multiple of 16 bytes. */
@@ -143,16 +151,24 @@ export class Inputs {
   /** The sequences; each goes on from its own state slot. */
   batch(): Batch {
     const { tokens, sequences, context } = this.load;
-    const perSequence = tokens / sequences;
     const first = this.config.numMetaTokens + context;
-    const each = (of: (token: number) => number) => Array.from({ length: tokens }, (_, t) => of(t));
+    const offsets = [0];
+    const positions: number[] = [];
+    const tokenSpans: number[] = [];
+    for (const [span, length] of lengthsOf(this.load).entries()) {
+      offsets.push(offsets[span]! + length);
+      for (let t = 0; t < length; t++) {
+        positions.push(first + t);
+        tokenSpans.push(span);
+      }
+    }
     const slots = Array.from({ length: sequences }, (_, span) => span);
     return {
       numTokens: tokens,
       numSpans: sequences,
-      positions: this.integers(each((token) => first + (token % perSequence))),
-      tokenSpans: this.integers(each((token) => Math.floor(token / perSequence))),
-      spanOffsets: this.integers([...slots, sequences].map((span) => span * perSequence)),
+      positions: this.integers(positions),
+      tokenSpans: this.integers(tokenSpans),
+      spanOffsets: this.integers(offsets),
       stateSource: this.integers(slots),
       stateSlot: this.integers(slots),
     };
@@ -161,10 +177,10 @@ export class Inputs {
   /** A full cache, and what the queries see of it. @param window -1: all. */
   cache(window: number): { readonly kv: KvLayerView; readonly keys: VisibleKeys } {
     const { numKvHeads, headDim, valueHeadDim, numMetaTokens } = this.config;
-    const { tokens, sequences, context, mode } = this.load;
-    const perSequence = tokens / sequences;
+    const { sequences, context, mode } = this.load;
+    const lengths = lengthsOf(this.load);
     const metaColumns = pagesFor(numMetaTokens);
-    const textPages = pagesFor(context + perSequence);
+    const textPages = pagesFor(context + Math.max(...lengths));
     const ring = pagesFor(window) + 1;
     const ringColumns = window >= 0 && mode === "decode" ? Math.min(textPages, ring) : textPages;
     const pages = metaColumns + sequences * ringColumns;
@@ -186,8 +202,8 @@ export class Inputs {
       metaColumns,
       ringColumns,
     };
-    const seen = visibleKeys(context, perSequence, window, numMetaTokens);
-    return { kv, keys: addKeys(Array.from({ length: sequences }, () => seen)) };
+    const seen = lengths.map((length) => visibleKeys(context, length, window, numMetaTokens));
+    return { kv, keys: addKeys(seen) };
   }
 
   [Symbol.dispose](): void {

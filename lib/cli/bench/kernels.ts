@@ -9,7 +9,7 @@ import { UsageError } from "../failure";
 import { integer } from "../options";
 import { Progress } from "../progress";
 import { benchEnvironment, heading } from "./environment";
-import { type InputSource, Inputs, type Load, Weights } from "./inputs";
+import { type InputSource, Inputs, lengthsOf, type Load, Weights } from "./inputs";
 import { KERNEL_CASES, type KernelCase } from "./kernel_cases";
 import {
   addBenchOptions,
@@ -29,6 +29,7 @@ import { spread } from "./statistics";
 interface KernelFlags extends BenchFlags, PeakFlags {
   readonly only?: string;
   readonly tokens: readonly number[];
+  readonly prompts: readonly number[];
   readonly context: number;
   readonly iterations: number;
   readonly warmup: number;
@@ -36,13 +37,14 @@ interface KernelFlags extends BenchFlags, PeakFlags {
 
 const KIND = {
   bench: "kernels",
-  key: ["model", "dtype", "kernel", "tokens", "context"],
+  key: ["model", "dtype", "kernel", "tokens", "sequences", "context"],
   time: "us",
 } as const;
 
 const COLUMNS: readonly Column[] = [
   textColumn("kernel", "kernel"),
   numberColumn("tokens", "tokens"),
+  numberColumn("sequences", "sequences"),
   textColumn("mode", "mode"),
   numberColumn("µs", "us", 1),
   numberColumn("p10", "us_p10", 1),
@@ -53,7 +55,7 @@ const COLUMNS: readonly Column[] = [
   percentColumn("of the limit", "fraction_of_roofline"),
 ];
 
-/** Up to here tokens are of as many sequences, beyond of one: what the GEMMs call decode, too. */
+/** Up to here tokens are of as many sequences, beyond of --prompts: what the GEMMs call decode, too. */
 const MAX_DECODE_TOKENS = 256;
 
 /** Sets of arguments that are used in turn: more than caches hold, where their number suffices. */
@@ -65,13 +67,15 @@ const MIN_CALLS = 40;
 
 const EXAMPLES = `
 Up to ${MAX_DECODE_TOKENS} tokens are one each of as many sequences with --context tokens before
-them; more are a prompt. The limit is the longest of three times: that of copying as many bytes as
-the stage has to read and write, of its operations at the device's peak, and of its exponentials.
-Arguments are random, and several sets of them are used in turn.
+them; more are a prompt, or the --prompts, whose lengths are as 1 to 2 to 3 and so on. The limit is
+the longest of three times: that of copying as many bytes as the stage has to read and write, of its
+operations at the device's peak, and of its exponentials. Arguments are random, and several sets of
+them are used in turn.
 
 Examples:
   $ hymba bench kernels
   $ hymba bench kernels --only linear,gatedLinear --tokens 1,2048
+  $ hymba bench kernels --only attention,selectiveScan --tokens 8192 --prompts 1,8
   $ hymba bench kernels --only attention/global --tokens 8 --context 8192 --json
 `;
 
@@ -81,6 +85,12 @@ export function kernelsCommand(context: CliContext): Command {
     .description("Measure the stages of the forward pass one by one, by the GPU's own clock.")
     .option("--only <stages>", "stages, or single calls such as linear/out_proj; commas between")
     .option("--tokens <counts>", "commas between them", sizes, [1, 8, 32, 128, 2048])
+    .option(
+      "--prompts <counts>",
+      "prompts that more tokens are of, commas between them",
+      sizes,
+      [1],
+    )
     .option("--context <tokens>", "length of the sequences that decode", integer(0), 1024)
     .option("--iterations <count>", "how often each is measured", integer(1), 20)
     .option("--warmup <count>", "how often it runs before that", integer(0), 3);
@@ -143,14 +153,22 @@ function stageOf({ name }: KernelCase): string {
   return name.split("/")[0]!;
 }
 
-function loadsOf({ modes }: KernelCase, { tokens, context }: KernelFlags): Load[] {
+function loadsOf({ modes }: KernelCase, { tokens, prompts, context }: KernelFlags): Load[] {
   return tokens
-    .map((count) =>
+    .flatMap((count): Load[] =>
       count <= MAX_DECODE_TOKENS
-        ? ({ mode: "decode", tokens: count, sequences: count, context } as const)
-        : ({ mode: "prefill", tokens: count, sequences: 1, context: 0 } as const),
+        ? [{ mode: "decode", tokens: count, sequences: count, context }]
+        : prompts.map((sequences) => prefillLoad(count, sequences)),
     )
     .filter(({ mode }) => modes === undefined || modes.includes(mode));
+}
+
+function prefillLoad(tokens: number, sequences: number): Load {
+  const load: Load = { mode: "prefill", tokens, sequences, context: 0 };
+  if (lengthsOf(load).includes(0)) {
+    throw new UsageError(`--prompts: ${tokens} tokens are too few for ${sequences} prompts`);
+  }
+  return load;
 }
 
 /** What the device does a second at most. */

@@ -21,7 +21,11 @@ bool fits_tensor_cores(const AttentionArgs& args) {
 void attention(const AttentionArgs& args, const LaunchContext& context) {
   if (!fits_tensor_cores(args)) return attend_generic(args, context);
   attend_single_tokens(args, context);
-  if (args.batch.num_tokens != args.batch.num_spans) attend_spans(args, context);
+  if (args.batch.num_tokens == args.batch.num_spans) return;
+#ifdef HYMBA_WITH_SM90
+  if (context.device->takes_sm90_kernels) return attend_spans_sm90(args, context);
+#endif
+  attend_spans(args, context);
 }
 
 // The number of units is not monotonic in the pages, but never above that of the last doubling.

@@ -8,10 +8,12 @@ namespace hymba::cuda {
 
 // The tensor-core kernels: bf16, head dims 64 and 128, up to 16 query heads a K/V head, everything
 // 16-byte aligned. One takes the spans of more than one token, the other those of exactly one; each
-// leaves the rows of the other alone.
+// leaves the rows of the other alone. For the spans, compute capability 9.0 has a kernel of its
+// own.
 inline constexpr int kMaxGroup = 16;
 bool fits_tensor_cores(const AttentionArgs& args);
 void attend_spans(const AttentionArgs& args, const LaunchContext& context);
+void attend_spans_sm90(const AttentionArgs& args, const LaunchContext& context);
 void attend_single_tokens(const AttentionArgs& args, const LaunchContext& context);
 
 // Any shape, fp32 or bf16, all spans.

@@ -1,18 +1,15 @@
 // Computes  out[t, h] = softmax(scale · q[t, h] · Kᵀ + mask) · V for the tokens of all spans of
-// more
-//           than one token: prompts and their chunks.
+//           more than one token: prompts and their chunks.
 // Shapes    q [T, H, Dk] bf16, rows strided, out [T, H, Dv] bf16; Dk and Dv 64 or 128; K and V in
 //           pages (device/kv_pages.cuh).
 // Mapping   A block computes 128 rows of one K/V head, a row being (token, head of the group),
 //           token-major: with 5 heads a group, 25 tokens. 4 warps of 32 rows: half as many as 16
 //           rows each would need read every page from shared memory half as often. The rows go
 //           through the pages that any of them sees, oldest first; a warp leaves out what none of
-//           its rows sees. Blocks find their span on the device: span s begins at tile offset[s] /
-//           tokens a tile + s, so that some tiles stay empty. The last tiles, which see most, come
-//           first.
+//           its rows sees. Blocks find their span on the device (span_tiles.cuh). The last tiles,
+//           which see most, come first.
 // Shared    Queries [128][Dk], then two stages of a page, K [64][Dk] and V [64][Dv], all swizzled:
-// a
-//           page comes in as it lies in memory while the one before is worked on. At the end the
+//           a page comes in as it lies in memory while the one before is worked on. At the end the
 //           output takes their place on its way to 16-byte stores.
 // Numerics  Scores, maximum, sum and output in fp32, probabilities rounded to bf16 before they meet
 //           V. A token's result does not depend on the tile that it falls in, nor on how a prompt
@@ -25,6 +22,7 @@
 #include <type_traits>
 
 #include "cuda/attention/kernels.h"
+#include "cuda/attention/span_tiles.cuh"
 #include "cuda/attention/visible_pages.cuh"
 #include "cuda/attention/warp_attention.cuh"
 #include "cuda/device/shared.cuh"
@@ -50,32 +48,10 @@ struct Shared {
   static_assert(kBytes <= 99 * 1024, "the smallest limit of the parts that we build for, sm_89's");
 };
 
-// The tokens of a block.
-struct Tile {
-  int span;
-  int first_token;
-  int num_tokens;  // 0: an empty tile, or not for this kernel
-};
-
-__device__ __forceinline__ Tile find_tile(const DeviceBatch& batch, int index, int tile_tokens) {
-  const auto first_tile = [&](int span) { return batch.span_offsets[span] / tile_tokens + span; };
-  int span = 0;
-  int end = batch.num_spans;
-  while (end - span > 1) {
-    const int middle = (span + end) / 2;
-    (first_tile(middle) <= index ? span : end) = middle;
-  }
-  const int first_token = batch.span_offsets[span] + (index - first_tile(span)) * tile_tokens;
-  const int end_token = batch.span_offsets[span + 1];
-  const bool single = end_token - batch.span_offsets[span] == 1;
-  if (single || first_token >= end_token || batch.padded(span)) return {span, first_token, 0};
-  return {span, first_token, min(tile_tokens, end_token - first_token)};
-}
-
 // Rows from num_rows on become zeroes.
 template <int kHeadDim>
 __device__ __forceinline__ void load_queries(BFloat16* queries, const Rows<const BFloat16>& q,
-                                             const Tile& tile, int first_head, int group) {
+                                             const SpanTile& tile, int first_head, int group) {
   constexpr int kRowChunks = kHeadDim / kChunkElements;
   const int num_rows = tile.num_tokens * group;
 #pragma unroll
@@ -104,40 +80,6 @@ __device__ __forceinline__ void load_page(BFloat16* stage, const BFloat16* page,
   }
 }
 
-// A warp's rows as bf16, [kWarpRows][kValueDim] swizzled, then 16 bytes a store.
-template <int kValueDim>
-__device__ __forceinline__ void store_output(const WarpAttention<kRowTiles, kValueDim>& state,
-                                             BFloat16* staged, const Rows<BFloat16>& out,
-                                             const Tile& tile, int first_row, int first_head,
-                                             int group) {
-  constexpr int kRowChunks = kValueDim / kChunkElements;
-  const int lane = threadIdx.x % kWarp;
-#pragma unroll
-  for (int t = 0; t < kRowTiles; ++t)
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const float inverse = 1.0f / state.row_sum(t, half);
-      const int row = t * kRowTile + half * 8 + lane / 4;
-#pragma unroll
-      for (int i = 0; i < kValueDim / 8; ++i)
-        *reinterpret_cast<uint32_t*>(staged + shared_chunk<kWarpRows>(row, i) + lane % 4 * 2) =
-            pack_bf16x2(state.out[t][i][2 * half] * inverse,
-                        state.out[t][i][2 * half + 1] * inverse);
-    }
-  __syncwarp();
-  const int num_rows = tile.num_tokens * group;
-#pragma unroll
-  for (int i = 0; i < kWarpRows * kRowChunks; i += kWarp) {
-    const int row = (i + lane) / kRowChunks;
-    const int chunk = (i + lane) % kRowChunks;
-    if (first_row + row >= num_rows) continue;
-    const int token = tile.first_token + (first_row + row) / group;
-    const int head = first_head + (first_row + row) % group;
-    *reinterpret_cast<uint4*>(out[token] + head * kValueDim + chunk * kChunkElements) =
-        *reinterpret_cast<const uint4*>(staged + shared_chunk<kWarpRows>(row, chunk));
-  }
-}
-
 template <int kHeadDim, int kValueDim>
 __global__ void __launch_bounds__(kThreads, kBlocksAnSm)
     spans_kernel(Rows<const BFloat16> q, Rows<BFloat16> out, KvPages<BFloat16> kv,
@@ -147,7 +89,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksAnSm)
   wait_for_predecessor();
   const int kv_head = blockIdx.x % kv.num_kv_heads;
   const int tile_idx = (gridDim.x - 1 - blockIdx.x) / kv.num_kv_heads;
-  const Tile tile = find_tile(batch, tile_idx, kRows / group);
+  const SpanTile tile = find_span_tile(batch, tile_idx, kRows / group);
   if (tile.num_tokens == 0) return;
 
   const int first_head = kv_head * group;
@@ -221,7 +163,10 @@ __global__ void __launch_bounds__(kThreads, kBlocksAnSm)
 
   __syncthreads();  // all have read the last page
   if (first_row < num_rows)
-    store_output(state, stages + first_row * kValueDim, out, tile, first_row, first_head, group);
+    store_span_rows<kRowTiles, kValueDim>(
+        state.out, [&](int t, int half) { return state.row_sum(t, half); },
+        stages + first_row * kValueDim, out, tile, first_row, first_head, group,
+        static_cast<int>(threadIdx.x) % kWarp);
 }
 
 }  // namespace
@@ -229,7 +174,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksAnSm)
 void attend_spans(const AttentionArgs& args, const LaunchContext& context) {
   const int kv_heads = args.kv.num_kv_heads;
   const int group = static_cast<int>(args.q.dim(1)) / kv_heads;
-  const int64_t tiles = args.batch.num_tokens / (kRows / group) + args.batch.num_spans;
+  const int64_t tiles = count_span_tiles(args.batch, kRows / group);
   with_head_dims(args.kv, [&](auto head_dim, auto value_dim) {
     launch("attention", context, spans_kernel<head_dim, value_dim>,
            static_cast<unsigned>(tiles * kv_heads), kThreads, Shared<head_dim, value_dim>::kBytes,

@@ -52,21 +52,38 @@ __device__ __forceinline__ void wait_for_phase(Barrier* barrier, uint32_t parity
       : "memory");
 }
 
-// Lets the first kThreads threads of the block, whole warps, wait for each other.
-template <int kThreads>
+// Lets kThreads threads of the block, whole warps, wait for each other, wherever in the code each
+// of them calls it; __syncthreads is for one place that all come to. Groups of threads that do not
+// all wait together take different ones of 15 barriers.
+template <int kBarrier, int kThreads>
 __device__ __forceinline__ void sync_threads() {
-  asm volatile("bar.sync 1, %0;" ::"n"(kThreads) : "memory");
+  static_assert(1 <= kBarrier && kBarrier <= 15, "0 is that of __syncthreads");
+  asm volatile("bar.sync %0, %1;" ::"n"(kBarrier), "n"(kThreads) : "memory");
 }
 
 // --- Bulk copies to shared memory ----------------------------------------------------------------
 
+// Which of its lines the L2 gives up first: those that were read once and are not needed again, or
+// the oldest.
+enum class L2Policy : uint64_t {};
+__device__ __forceinline__ L2Policy evict_first_policy() {
+  uint64_t policy;
+  asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+  return L2Policy{policy};
+}
+__device__ __forceinline__ L2Policy evict_normal_policy() {
+  uint64_t policy;
+  asm("createpolicy.fractional.L2::evict_normal.b64 %0, 1.0;" : "=l"(policy));
+  return L2Policy{policy};
+}
+
 // Both addresses and the size in multiples of 16 bytes; the barrier's phase gets the bytes.
 __device__ __forceinline__ void copy_bulk(void* shared, const void* global, int bytes,
-                                          Barrier* barrier) {
+                                          Barrier* barrier, L2Policy policy) {
   asm volatile(
-      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
-          "r"(shared_address(shared)),
-      "l"(global), "r"(bytes), "r"(shared_address(barrier))
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], "
+      "[%1], %2, [%3], %4;" ::"r"(shared_address(shared)),
+      "l"(global), "r"(bytes), "r"(shared_address(barrier)), "l"(static_cast<uint64_t>(policy))
       : "memory");
 }
 
@@ -118,6 +135,25 @@ __device__ __forceinline__ void copy_bulk_to_cluster(void* to, const void* from,
       : "memory");
 }
 
+// --- Registers -----------------------------------------------------------------------------------
+
+// By all threads of a warpgroup, once: what one gives away others may take, up to what the block
+// was launched with. Multiples of 8. Taking waits until there are so many.
+template <int kRegisters>
+__device__ __forceinline__ void keep_registers() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+template <int kRegisters>
+__device__ __forceinline__ void take_registers() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+
+// The value, of which the compiler knows nothing: what follows from it is not computed earlier.
+__device__ __forceinline__ int opaque(int value) {
+  asm volatile("" : "+r"(value));
+  return value;
+}
+
 // --- Tensor cores, a warpgroup at a time ---------------------------------------------------------
 
 // Describes an operand in shared memory, K-major, in the 128-byte swizzle: atoms of 8 rows by 64
@@ -130,6 +166,12 @@ __device__ __forceinline__ uint64_t describe_operand(const void* shared, int str
          static_cast<uint64_t>((shared_address(shared) & 0x3ffff) >> 4);
 }
 
+// The same of an operand that lies transposed: rows of 64 columns of b's transpose, 128 bytes each,
+// atoms of 8 such rows 1 KB apart; after 64 columns the next panel, `panel_bytes` further.
+__device__ __forceinline__ uint64_t describe_transposed(const void* shared, int panel_bytes) {
+  return describe_operand(shared, 1024) | static_cast<uint64_t>(panel_bytes >> 4) << 16;
+}
+
 // Before the first wgmma, and whenever other instructions touched the accumulators.
 __device__ __forceinline__ void fence_accumulators() {
   asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
@@ -140,6 +182,14 @@ __device__ __forceinline__ void commit_products() {
 template <int kPending>
 __device__ __forceinline__ void wait_for_products() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
+}
+
+// After products were waited for: before this, nothing that uses these accumulators is computed.
+// The compiler takes them for ready where the product was asked for.
+template <int kCount>
+__device__ __forceinline__ void settle(float (&d)[kCount]) {
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(d[i])::"memory");
 }
 
 // d += a · bᵀ for 64 rows of a and kCols rows of b, 16 elements of each. Thread (warp w of the
@@ -175,6 +225,28 @@ HYMBA_WGMMA(256,
                     HYMBA_TEN(11) "%120,%121,%122,%123,%124,%125,%126,%127",
             128, 129, HYMBA_D32(0), HYMBA_D32(32), HYMBA_D32(64), HYMBA_D32(96))
 #undef HYMBA_WGMMA
+
+// The same with a in registers, as mma_16x8x16 has it of a warp's 16 rows; they must not change
+// before the product is waited for. kAdds: without it, what was in d is forgotten.
+// kTransposed: b is described by `describe_transposed`.
+template <int kCols, bool kAdds, bool kTransposed>
+__device__ __forceinline__ void multiply_held_async(float (&d)[kCols / 2], const uint32_t (&a)[4],
+                                                    uint64_t b) {
+  static_assert(kCols == 64 || kCols == 128);
+  if constexpr (kCols == 64)
+    asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" HYMBA_TEN() HYMBA_TEN(1)
+                     HYMBA_TEN(2) "%30,%31}, {%32,%33,%34,%35}, %36, %37, 1, 1, %38;"
+                 : HYMBA_D32(0)
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(kAdds),
+                   "n"(kTransposed));
+  else
+    asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" HYMBA_TEN() HYMBA_TEN(1)
+                     HYMBA_TEN(2) HYMBA_TEN(3) HYMBA_TEN(4)
+                         HYMBA_TEN(5) "%60,%61,%62,%63}, {%64,%65,%66,%67}, %68, %69, 1, 1, %70;"
+                 : HYMBA_D32(0), HYMBA_D32(32)
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(kAdds),
+                   "n"(kTransposed));
+}
 #undef HYMBA_D32
 #undef HYMBA_D16
 #undef HYMBA_D8

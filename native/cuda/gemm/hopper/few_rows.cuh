@@ -104,6 +104,7 @@ __global__ void __launch_bounds__(Config::kThreads, 2)
   if (warp == Config::kWarps) {
     RingPlace place(stages);
     CopyLimit limit(stages, stage_bytes);
+    const L2Policy policy = evict_first_policy();
     for (int tile = worker; tile < operands.tiles; tile += num_workers) {
       const TileGroups groups(operands, tile, Epilogue::kPaired);
       if (lane == 0) {
@@ -115,7 +116,7 @@ __global__ void __launch_bounds__(Config::kThreads, 2)
           Barrier* const full = &barriers.full[place.stage()];
           arrive_expecting(full, groups.bytes());
           copy_bulk(ring + place.stage() * stage_bytes, groups.weights(operands, begin + step),
-                    groups.bytes(), full);
+                    groups.bytes(), full, policy);
           place.advance();
         }
       }
@@ -133,7 +134,7 @@ __global__ void __launch_bounds__(Config::kThreads, 2)
   const char* const row_at = rows + min(matrix_row, operands.rows - 1) * row_bytes + matrix * 16;
 
   bring_rows<Config::kReaders>(input, operands, begin * kBlockCols, valid_cols, rows, row_bytes,
-                               gains, [] { sync_threads<Config::kReaders>(); });
+                               gains, [] { sync_threads<kReadersBarrier, Config::kReaders>(); });
   RingPlace place(stages);
   for (int tile = worker; tile < operands.tiles; tile += num_workers) {
     const TileGroups groups(operands, tile, Epilogue::kPaired);

@@ -27,7 +27,8 @@ struct RingBarriers {
 // A place in the ring, and the parity of the round that it belongs to.
 class RingPlace {
  public:
-  __device__ __forceinline__ explicit RingPlace(int stages) : stages_(stages) {}
+  __device__ __forceinline__ explicit RingPlace(int stages, int steps = 0)
+      : stages_(stages), stage_(steps % stages), round_(steps / stages) {}
 
   __device__ __forceinline__ int stage() const { return stage_; }
   __device__ __forceinline__ uint32_t parity() const { return round_ & 1; }
@@ -42,8 +43,8 @@ class RingPlace {
 
  private:
   int stages_;
-  int stage_ = 0;
-  int round_ = 0;
+  int stage_;
+  int round_;
 };
 
 // Bytes of a block's weights that are under way at most, from memory to the ring: enough to keep

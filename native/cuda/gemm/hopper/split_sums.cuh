@@ -17,6 +17,10 @@
 
 namespace hymba::cuda::hopper {
 
+// Barriers of a block (sync_threads): of the warps that multiply, and of all that finish a tile.
+inline constexpr int kReadersBarrier = 1;
+inline constexpr int kFinishBarrier = 2;
+
 // For tiles of up to kRows rows of activations and kSplitGroups groups, in blocks of kThreads.
 template <int kRows, int kThreads>
 class SplitSums {
@@ -30,7 +34,7 @@ class SplitSums {
 
  public:
   // Of shared memory, on a multiple of 16 and in all blocks at the same place: a block's own sums,
-  // and what it gets from every block.
+  // and what it gets from every other block, which leaves a gap at its own rank.
   static constexpr int kBytes = 2 * kRows * kRowBytes;
 
   // `arrived` is for one arrival.
@@ -71,18 +75,21 @@ class SplitSums {
     for_own_pairs(
         [&](int round, int, int row, int col) { addends[round] = addend_of(epilogue, row, col); });
 
-    __syncthreads();
+    sync_threads<kFinishBarrier, kThreads>();
     wait_for_cluster();
-    if (threadIdx.x == 0) arrive_expecting(arrived_, kSplit * rows_of(rank) * kRowBytes);
+    if (threadIdx.x == 0) arrive_expecting(arrived_, (kSplit - 1) * rows_of(rank) * kRowBytes);
     // A warp a copy, and every block starts with another.
     if (threadIdx.x % kWarp == 0)
-      for (int i = threadIdx.x / kWarp; i < kSplit; i += kThreads / kWarp) {
+      for (int i = threadIdx.x / kWarp + 1; i < kSplit; i += kThreads / kWarp) {
         const int block = (rank + i) % kSplit;
         const int bytes = rows_of(block) * kRowBytes;
         if (bytes > 0)
           copy_bulk_to_cluster(received_ + rank * kPartPairs, own_ + block * part * kRowPairs,
                                bytes, arrived_, block);
       }
+    float2 own_sums[kRounds] = {};
+    for_own_pairs(
+        [&](int round, int i, int, int) { own_sums[round] = own_[rank * part * kRowPairs + i]; });
     __syncwarp();
     wait_for_phase(arrived_, parity_);
     parity_ ^= 1;
@@ -94,7 +101,8 @@ class SplitSums {
       // Added up as a tree.
       float2 sums[kSplit];
 #pragma unroll
-      for (int block = 0; block < kSplit; ++block) sums[block] = received_[block * kPartPairs + i];
+      for (int block = 0; block < kSplit; ++block)
+        sums[block] = block == rank ? own_sums[round] : received_[block * kPartPairs + i];
 #pragma unroll
       for (int width = 1; width < kSplit; width *= 2)
 #pragma unroll

@@ -83,13 +83,13 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
   [[maybe_unused]] const auto finish_split = [&](int item, const TileGroups& groups,
                                                  const auto& put) {
     // The sums take the place of what all warps of this block, and of the others, have read.
-    __syncthreads();
+    sync_threads<kFinishBarrier, Config::kThreads>();
     arrive_at_cluster();
     put();
     sums.finish(rank, groups, row_of(item), min(operands.rows - row_of(item), Config::kRows),
                 epilogue);
     // The next item's copies overwrite the sums.
-    if (item + num_workers < num_items) __syncthreads();
+    if (item + num_workers < num_items) sync_threads<kFinishBarrier, Config::kThreads>();
   };
 
   if (threadIdx.x >= Config::kReaders) {
@@ -103,6 +103,8 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
     };
     // Weights may be copied ahead of the predecessor's end; the rows of those stages follow then.
     CopyLimit limit(stages, Config::kWeightBytes);
+    // Other tiles of rows read the same weights.
+    const L2Policy policy = operands.row_tiles > 1 ? evict_normal_policy() : evict_first_policy();
     int ahead = 0;
     bool waited = false;
     const auto catch_up = [&](int item, int block) {
@@ -125,7 +127,7 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
           Barrier* const full = &barriers.full[place.stage()];
           arrive_expecting(full, groups.bytes());
           copy_bulk(weight_stage(place.stage()), groups.weights(operands, block), groups.bytes(),
-                    full);
+                    full, policy);
           place.advance();
           if (waited)
             load_rows(item, block);
