@@ -1,5 +1,7 @@
 import type { GenerationDefaults } from "./checkpoint/generation_config";
 import { HymbaError } from "./errors";
+import type { Constraint } from "./grammar/constraint";
+import { checkFormat, type ResponseFormat } from "./grammar/response_format";
 import type { HymbaModel } from "./model";
 import type { StepResult, TokenLogprob } from "./requests";
 import { randomSeed, type SamplingOptions } from "./sampling";
@@ -16,7 +18,7 @@ import {
 } from "./validate";
 
 /** Options of `model.generate`. Sampling options that are left out come from `generation_config.json`. */
-export interface GenerateOptions extends SamplingOptions {
+export interface GenerateOptions extends Omit<SamplingOptions, "tokenMask"> {
   /** Text, encoded with special tokens, or token ids as they are. At least one token. */
   readonly prompt: string | ArrayLike<number>;
   /** Most tokens to generate, from 1. Default 128. */
@@ -25,6 +27,12 @@ export interface GenerateOptions extends SamplingOptions {
   readonly stop?: readonly string[];
   /** Tokens that end the generation, besides the model's own end-of-text tokens. Default none. */
   readonly stopTokenIds?: readonly number[];
+  /**
+   * What the generated text must be. Only tokens that lead there are drawn, and the text ends where it
+   * is complete; the model's end-of-text tokens and `stopTokenIds` can be drawn only where it may end.
+   * `maxTokens`, a stop text or a full context may still cut it short. Default any text.
+   */
+  readonly responseFormat?: ResponseFormat;
   /** Go on after the model's own end-of-text tokens. Default false. */
   readonly ignoreEos?: boolean;
   /** Ends the generation with ERR_ABORTED. */
@@ -34,8 +42,8 @@ export interface GenerateOptions extends SamplingOptions {
 }
 
 /**
- * Why a generation ended: `stop`, a stop text or token; `length`, `maxTokens`; `context`, the
- * sequence is full.
+ * Why a generation ended: `stop`, a stop text or token, or a complete `responseFormat`; `length`,
+ * `maxTokens`; `context`, the sequence is full.
  */
 export type FinishReason = "stop" | "length" | "context";
 
@@ -64,14 +72,15 @@ export interface Generation {
 /**
  * Reads the options of a generation.
  * @throws TypeError, RangeError when one is wrong.
- * @throws HymbaError ERR_INVALID_ARGUMENT, ERR_MODEL_UNSUPPORTED when one needs a tokenizer.
+ * @throws HymbaError ERR_INVALID_ARGUMENT, ERR_MODEL_UNSUPPORTED when one needs a tokenizer, or the
+ * format cannot be enforced.
  */
 export async function readGeneration(
   model: HymbaModel,
   options: GenerateOptions,
   defaults: GenerationDefaults,
 ): Promise<Generation> {
-  const { stopTokens, newStopMatcher, ...rest } = readOptions(model, options, defaults);
+  const { stopTokens, newStopMatcher, format, ...rest } = readOptions(model, options, defaults);
   const prompt = checkTokens(
     "options.prompt",
     typeof options.prompt === "string"
@@ -79,9 +88,10 @@ export async function readGeneration(
       : options.prompt,
     model.config.vocabSize,
   );
+  const newConstraint = format && model.constraintVocabulary.compile(format, stopTokens);
   const newChunks = (): ChunkMaker => {
     const text = new GeneratedText(model, prompt, newStopMatcher());
-    return new ChunkMaker(text, stopTokens, rest.maxTokens);
+    return new ChunkMaker(text, stopTokens, rest.maxTokens, newConstraint?.());
   };
   return { ...rest, prompt, newChunks };
 }
@@ -91,13 +101,25 @@ export class ChunkMaker {
   readonly #text: GeneratedText;
   readonly #stopTokens: ReadonlySet<number>;
   readonly #maxTokens: number;
+  readonly #constraint: Constraint | undefined;
   #count = 0;
 
   /** @internal They come with a {@link Generation}. */
-  constructor(text: GeneratedText, stopTokens: ReadonlySet<number>, maxTokens: number) {
+  constructor(
+    text: GeneratedText,
+    stopTokens: ReadonlySet<number>,
+    maxTokens: number,
+    constraint: Constraint | undefined,
+  ) {
     this.#text = text;
     this.#stopTokens = stopTokens;
     this.#maxTokens = maxTokens;
+    this.#constraint = constraint;
+  }
+
+  /** The tokens that the next one may be, which depend on those before; undefined: all, always. */
+  get tokenMask(): Uint32Array | undefined {
+    return this.#constraint?.mask;
   }
 
   /**
@@ -108,7 +130,9 @@ export class ChunkMaker {
     this.#count += 1;
     const isStop = this.#stopTokens.has(token!);
     const piece = isStop ? "" : this.#text.push(token!);
-    const finishReason = isStop || this.#text.stopped ? "stop" : this.#limit(mostSteps);
+    if (!isStop) this.#constraint?.accept(token!);
+    const isDone = isStop || this.#text.stopped || this.#constraint?.isComplete === true;
+    const finishReason = isDone ? "stop" : this.#limit(mostSteps);
     return {
       text: finishReason === undefined ? piece : piece + this.#text.flush(),
       token: token!,
@@ -185,6 +209,10 @@ function readOptions(model: HymbaModel, options: GenerateOptions, defaults: Gene
       ...(ignoreEos ? [] : model.eosTokenIds),
     ]),
     newStopMatcher: () => new StopMatcher(stop),
+    format:
+      options.responseFormat === undefined
+        ? undefined
+        : checkFormat("options.responseFormat", options.responseFormat),
   };
 }
 

@@ -26,6 +26,8 @@ export type { CacheUsage, LogitsWanted, ModelDtype, PoolUsage, TracedTensor } fr
 export type { HymbaConfig, LayerConfig, RopeConfig } from "./checkpoint/config";
 export type { DeviceInfo, DeviceRequest } from "./device";
 export type { FinishReason, GenerateOptions, GenerationChunk } from "./generation";
+export type { ResponseFormat } from "./grammar/response_format";
+export type { JsonSchema } from "./grammar/schema_keywords";
 export type { RunOptions } from "./runner";
 export type { SamplingOptions } from "./sampling";
 export type { SequenceOwner } from "./sequence";

@@ -16,6 +16,7 @@ import { Engine, type EngineOptions } from "./engine/engine";
 import { HymbaError } from "./errors";
 import { generate } from "./generate";
 import { type GenerateOptions, type GenerationChunk, readGeneration } from "./generation";
+import { ConstraintVocabulary } from "./grammar/constraint";
 import { loadNative } from "./load";
 import {
   type LoadOptions,
@@ -68,6 +69,7 @@ export class HymbaModel implements SequenceOwner {
   readonly #memory: MemoryPlan;
   readonly #sequences = new Set<WeakRef<Sequence>>();
   readonly #engines = new Set<Engine>();
+  #constraintVocabulary: ConstraintVocabulary | undefined;
   #disposed: Promise<void> | undefined;
 
   private constructor(
@@ -182,6 +184,15 @@ export class HymbaModel implements SequenceOwner {
   get tokenizer(): Tokenizer {
     if (this.#tokenizer === undefined) throw noTokenizer(this.#checkpoint);
     return this.#tokenizer;
+  }
+
+  /** @internal The tokenizer's vocabulary for constrained output, made when it is first asked for. */
+  get constraintVocabulary(): ConstraintVocabulary {
+    this.#constraintVocabulary ??= new ConstraintVocabulary(
+      this.tokenizer.tokenBytes(),
+      this.config.vocabSize,
+    );
+    return this.#constraintVocabulary;
   }
 
   /**

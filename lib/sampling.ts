@@ -3,7 +3,7 @@ import { checkInteger, checkObject, show } from "./validate";
 
 /**
  * How the next token is chosen from the logits `l`. The options act in this order: logit bias,
- * penalties, temperature, top-k, top-p, min-p; the token is drawn from what is left.
+ * penalties, token mask, temperature, top-k, top-p, min-p; the token is drawn from what is left.
  */
 export interface SamplingOptions {
   /**
@@ -42,6 +42,12 @@ export interface SamplingOptions {
    */
   readonly logitBias?: ReadonlyMap<number, number> | Readonly<Record<string, number>>;
   /**
+   * Only the tokens whose bits are set can be drawn: bit `id % 32` of word `id >> 5`. ⌈vocabSize / 32⌉
+   * words, at least one token. It acts after biases and penalties. Log-probabilities stay those of all
+   * tokens. Default: all.
+   */
+  readonly tokenMask?: Uint32Array;
+  /**
    * Equal seeds draw equal tokens from equal logits, whatever else is going on. An integer from 0: a
    * number up to 2^53 - 1 or a bigint up to 2^64 - 1. Default: random.
    */
@@ -63,6 +69,8 @@ export interface NativeSampling {
   readonly biasTokens: Int32Array;
   /** [biases] what is added to them. */
   readonly biasValues: Float32Array;
+  /** [⌈vocabSize / 32⌉] bits of the tokens that can be drawn; null: all. */
+  readonly tokenMask: Uint32Array | null;
   /** 0 to 2^64 - 1. */
   readonly seed: bigint;
   readonly topLogprobs: number;
@@ -102,6 +110,7 @@ export function normalizeSampling(
     presencePenalty: real("presencePenalty", 0),
     frequencyPenalty: real("frequencyPenalty", 0),
     ...biasLists(`${where}.logitBias`, options.logitBias, vocabSize),
+    tokenMask: checkMask(`${where}.tokenMask`, options.tokenMask, vocabSize),
     seed: options.seed === undefined ? randomSeed() : checkSeed(`${where}.seed`, options.seed),
     topLogprobs: integer("topLogprobs", MAX_TOP_LOGPROBS),
   };
@@ -157,6 +166,23 @@ function checkSeed(name: string, value: unknown): bigint {
     throw new RangeError(`${name} must be from 0 to 2^64 - 1, got ${seed}`);
   }
   return seed;
+}
+
+function checkMask(name: string, mask: unknown, vocabSize: number): Uint32Array | null {
+  if (mask === undefined) return null;
+  if (!(mask instanceof Uint32Array)) {
+    throw new TypeError(`${name} must be a Uint32Array, got ${show(mask)}`);
+  }
+  const words = Math.ceil(vocabSize / 32);
+  if (mask.length !== words) {
+    throw new RangeError(`${name} must have ${words} words, got ${mask.length}`);
+  }
+  // Bits beyond the vocabulary count for nothing.
+  const last = mask[words - 1]! << (32 * words - vocabSize);
+  if (last === 0 && mask.subarray(0, -1).every((word) => word === 0)) {
+    throw new RangeError(`${name} must allow at least one token`);
+  }
+  return mask;
 }
 
 function biasLists(

@@ -127,6 +127,19 @@ describe("a step", () => {
     expect(result!.logits).toHaveLength(320);
   });
 
+  test("token masks of a wrong size, and those that allow nothing, are refused before the step", async () => {
+    const before = native.usage();
+    const sampling = normalizeSampling({}, 320, "sample");
+    const masked = (words: number[]) =>
+      span({ sampling: { ...sampling, tokenMask: Uint32Array.from(words) } });
+    for (const words of [Array(10).fill(0), [1], Array(11).fill(1)]) {
+      await expect(native.step([masked(words as number[])])).rejects.toEqual(invalidArgument);
+    }
+    expect(native.usage()).toEqual(before);
+    const [result] = await native.step([masked([0, 0, 0, 0, 0, 0, 0, 0, 0, 2 ** 31])]);
+    expect(result!.token).toBe(319);
+  });
+
   test("goes on from a drawn token where the last step drew one, and only there", async () => {
     const draw = { sampling: normalizeSampling({ temperature: 0 }, 320, "sample") } as const;
     const run = async (second: (first: number) => number): Promise<(number | undefined)[]> => {

@@ -34,6 +34,7 @@ describe("normalizeSampling", () => {
       frequencyPenalty: 0,
       biasTokens: new Int32Array(0),
       biasValues: new Float32Array(0),
+      tokenMask: null,
       seed: 7n,
       topLogprobs: 0,
     });
@@ -62,7 +63,7 @@ describe("normalizeSampling", () => {
           topLogprobs: fc.nat({ max: MAX_TOP_LOGPROBS }),
         }),
         ({ topK, seed, topLogprobs, ...reals }) => {
-          const { biasTokens, biasValues, ...rest } = normalize({
+          const { biasTokens, biasValues, tokenMask, ...rest } = normalize({
             topK,
             seed,
             topLogprobs,
@@ -70,7 +71,7 @@ describe("normalizeSampling", () => {
           });
           const rounded = Object.entries(reals).map(([name, value]) => [name, Math.fround(value)]);
           expect(rest).toEqual({ topK, seed, topLogprobs, ...Object.fromEntries(rounded) });
-          expect([biasTokens.length, biasValues.length]).toEqual([0, 0]);
+          expect([biasTokens.length, biasValues.length, tokenMask]).toEqual([0, 0, null]);
         },
       ),
       { seed: 30 },
@@ -133,6 +134,23 @@ describe("normalizeSampling", () => {
     ],
   ])("refuses %s: %p, which is out of range", (name, value, message) => {
     expect(messageOf(RangeError, { [name]: value })).toBe(message);
+  });
+
+  test("takes a token mask of a bit a token, which must allow one", () => {
+    const mask = Uint32Array.of(0, 0, 0, 0b1000);
+    expect(normalize({ tokenMask: mask }).tokenMask).toBe(mask);
+    expect(messageOf(TypeError, { tokenMask: [1, 2, 3, 4] })).toBe(
+      "options.tokenMask must be a Uint32Array, got an array",
+    );
+    expect(messageOf(RangeError, { tokenMask: new Uint32Array(3) })).toBe(
+      "options.tokenMask must have 4 words, got 3",
+    );
+    // 100 tokens: the fifth bit of the last word is that of none.
+    for (const last of [0, 0b10000]) {
+      expect(messageOf(RangeError, { tokenMask: Uint32Array.of(0, 0, 0, last) })).toBe(
+        "options.tokenMask must allow at least one token",
+      );
+    }
   });
 
   test.each([undefined, null, 3, "greedy"])("refuses options that are %p", (options) => {

@@ -52,6 +52,32 @@ test("generate: stops at a full context", async () => {
   expect(json().at(-1)).toMatchObject({ finishReason: "context" });
 });
 
+test("generate: writes what a schema or a pattern allows", async () => {
+  const schema = join(folder, "ship.schema.json");
+  const ship = { type: "object", properties: { masts: { enum: [2, 3] } }, required: ["masts"] };
+  await writeFile(schema, JSON.stringify(ship));
+  const argv = ["generate", model, "--prompt", prompt, "--seed", "5"];
+  expect((await hymba([...argv, "--json-schema", schema])).out).toMatch(/^\{"masts": ?[23]\}\n$/);
+  expect((await hymba([...argv, "--regex", "1[89]\\d\\d"])).out).toMatch(/^1[89]\d\d\n$/);
+
+  await writeFile(schema, '{"not": {}}');
+  const refused = await hymba([...argv, "--json-schema", schema]);
+  expect(refused).toMatchObject({ code: 1, out: "" });
+  expect(refused.err).toMatch(/^error: the schema at #: "not" cannot be enforced/);
+  await writeFile(schema, "{masts: 2}");
+  expect((await hymba([...argv, "--json-schema", schema])).err).toMatch(/ is not JSON: /);
+  expect((await hymba([...argv, "--json-schema", schema, "--regex", "a"])).code).toBe(2);
+});
+
+test("chat: every answer is what the pattern allows", async () => {
+  const argv = ["chat", model, "--regex", " (?:Yes|No)\\.", "--json"];
+  const { code, json } = await hymba(argv, "Is the sea green?\nReally?\n");
+  expect(code).toBe(0);
+  expect(json().map(({ content }) => content)).toEqual(
+    Array(2).fill(expect.stringMatching(/^ (Yes|No)\.$/)),
+  );
+});
+
 test("generate: a prompt beyond the context is a clear failure", async () => {
   const argv = ["generate", model, "--prompt", prompt, "--context", "4"];
   const { code, err } = await hymba(argv);

@@ -16,11 +16,17 @@ import {
   type SamplingFlags,
   samplingOptions,
 } from "./options";
+import {
+  addFormatOptions,
+  type FormatFlags,
+  type FormatOption,
+  readFormat,
+} from "./response_format";
 import { formatStats, GenerationTimer } from "./timing";
 import { Transcript } from "./transcript";
 import { withModel } from "./with_model";
 
-interface ChatFlags extends LoadFlags, SamplingFlags {
+interface ChatFlags extends LoadFlags, SamplingFlags, FormatFlags {
   readonly system?: string;
   readonly chatTemplate?: string;
   readonly stats?: boolean;
@@ -58,13 +64,14 @@ export function chatCommand(context: CliContext): Command {
     .option("--chat-template <path>", "Jinja file to use instead of the model's template")
     .option("--stats", "print speed and cache size after every answer, on standard error")
     .option("--json", "print a JSON object a line for every answer");
-  return addLoadOptions(addSamplingOptions(command))
+  return addLoadOptions(addFormatOptions(addSamplingOptions(command)))
     .addHelpText("after", EXAMPLES)
     .action(async (path: string, flags: ChatFlags) => {
       const template =
         flags.chatTemplate === undefined ? undefined : await readTextFile(flags.chatTemplate);
+      const format = await readFormat(flags);
       await withModel(context, path, flags, async (model) => {
-        const chat = new Chat(context, model, template, flags);
+        const chat = new Chat(context, model, template, format, flags);
         try {
           await chat.talk();
         } finally {
@@ -79,6 +86,7 @@ class Chat {
   readonly #model: HymbaModel;
   readonly #flags: ChatFlags;
   readonly #template: string;
+  readonly #format: FormatOption;
   readonly #stops: readonly string[];
   /** Aborts the answer that is being generated. */
   #answering: AbortController | undefined;
@@ -90,12 +98,14 @@ class Chat {
     context: CliContext,
     model: HymbaModel,
     template: string | undefined,
+    format: FormatOption,
     flags: ChatFlags,
   ) {
     const chosen = template ?? model.tokenizer.chatTemplate;
     this.#context = context;
     this.#model = model;
     this.#flags = flags;
+    this.#format = format;
     this.#template = chosen ?? PLAIN_TEMPLATE;
     this.#stops = [...(chosen === undefined ? PLAIN_STOPS : []), ...(flags.stop ?? [])];
     this.#sequence = model.createSequence();
@@ -159,6 +169,7 @@ class Chat {
     try {
       const chunks = this.#model.generate({
         ...samplingOptions(this.#flags),
+        ...this.#format,
         prompt,
         sequence: this.#sequence,
         stop: this.#stops,

@@ -11,10 +11,16 @@ import {
   type SamplingFlags,
   samplingOptions,
 } from "./options";
+import {
+  addFormatOptions,
+  type FormatFlags,
+  type FormatOption,
+  readFormat,
+} from "./response_format";
 import { formatStats, GenerationTimer } from "./timing";
 import { withModel } from "./with_model";
 
-interface GenerateFlags extends LoadFlags, SamplingFlags {
+interface GenerateFlags extends LoadFlags, SamplingFlags, FormatFlags {
   readonly prompt?: string;
   readonly file?: string;
   readonly stats?: boolean;
@@ -26,6 +32,8 @@ Examples:
   $ hymba generate --prompt "The old house stood"
   $ hymba generate ./my-model --prompt "Once upon a time" -n 200 -t 0.8 --top-p 0.95 --seed 7
   $ echo "Dear Sir," | hymba generate --stop "\\n\\n" --stats
+  $ hymba generate --prompt "A ship: " --json-schema ship.schema.json
+  $ hymba generate --prompt "Born in " --regex "1[89]\\d\\d" --stats
   $ hymba generate --file prompt.txt --json | jq -r 'select(.type == "token").text'
 `;
 
@@ -43,11 +51,14 @@ export function generateCommand(context: CliContext): Command {
     )
     .option("--stats", "print speed and cache size on standard error")
     .option("--json", "print a JSON object a line: every token, then a summary");
-  return addLoadOptions(addSamplingOptions(command))
+  return addLoadOptions(addFormatOptions(addSamplingOptions(command)))
     .addHelpText("after", EXAMPLES)
     .action(async (path: string, flags: GenerateFlags) => {
       const prompt = await readPrompt(context, flags);
-      await withModel(context, path, flags, (model) => generate(context, model, prompt, flags));
+      const format = await readFormat(flags);
+      await withModel(context, path, flags, (model) =>
+        generate(context, model, prompt, format, flags),
+      );
     });
 }
 
@@ -61,13 +72,15 @@ async function generate(
   { io, signal }: CliContext,
   model: HymbaModel,
   text: string,
+  format: FormatOption,
   flags: GenerateFlags,
 ): Promise<void> {
   const prompt = await model.tokenizer.encode(text);
   const timer = new GenerationTimer();
   let endsLine = true;
   let finishReason: string | undefined;
-  for await (const chunk of model.generate({ prompt, ...samplingOptions(flags), signal })) {
+  const options = { prompt, ...samplingOptions(flags), ...format, signal };
+  for await (const chunk of model.generate(options)) {
     timer.countToken();
     finishReason = chunk.finishReason;
     if (flags.json) {

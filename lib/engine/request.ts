@@ -138,7 +138,10 @@ export class EngineRequest implements Schedulable {
       tokens: this.#known(begin, end),
       generated: begin >= this.#prompt.length,
       logits: "none",
-      sampling: end === this.knownTokens ? this.#sampling : null,
+      sampling:
+        end === this.knownTokens
+          ? { ...this.#sampling, tokenMask: this.#maker.tokenMask ?? null }
+          : null,
       targets: null,
     };
   }

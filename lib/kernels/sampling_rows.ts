@@ -2,7 +2,7 @@ import { normalizeSampling, type SamplingOptions } from "../sampling";
 import { checkInteger } from "../validate";
 
 /** 32-bit words of a row of {@link SampleArgs.rows}: `SamplingRow` in native/ops/sampling.h. */
-export const SAMPLING_ROW_WORDS = 14;
+export const SAMPLING_ROW_WORDS = 16;
 
 /** How the token of one row of logits is drawn. The seed is 0 by default, not random. */
 export interface SamplingRow extends SamplingOptions {
@@ -20,6 +20,8 @@ export interface PackedSamplingRows {
   readonly biasTokens: Int32Array;
   /** [B] */
   readonly biasValues: Float32Array;
+  /** [M, ⌈V/32⌉]; M may be 0, and it is then to be left out. */
+  readonly masks: Int32Array;
 }
 
 const MAX_INT32 = 2 ** 31 - 1;
@@ -38,12 +40,15 @@ export function packSamplingRows(
   const view = new DataView(new ArrayBuffer(rows.length * SAMPLING_ROW_WORDS * WORD_BYTES));
   const biasTokens: number[] = [];
   const biasValues: number[] = [];
+  const masks: number[] = [];
+  let numMasks = 0;
   rows.forEach(({ position = 0, stateSlot, ...options }, i) => {
     const where = `rows[${i}]`;
     const sampling = normalizeSampling({ seed: 0, ...options }, vocabSize, where);
     const biasBegin = biasTokens.length;
     biasTokens.push(...sampling.biasTokens);
     biasValues.push(...sampling.biasValues);
+    if (sampling.tokenMask !== null) masks.push(...sampling.tokenMask);
 
     // In the order of the struct. Both the addon and the GPUs are little-endian.
     let offset = i * SAMPLING_ROW_WORDS * WORD_BYTES;
@@ -63,10 +68,13 @@ export function packSamplingRows(
     int(checkInteger(`${where}.stateSlot`, stateSlot ?? i, 0, MAX_INT32));
     int(biasBegin);
     int(biasTokens.length);
+    int(sampling.tokenMask === null ? -1 : numMasks++);
+    int(0);
   });
   return {
     rows: new Int32Array(view.buffer),
     biasTokens: Int32Array.from(biasTokens),
     biasValues: Float32Array.from(biasValues),
+    masks: Int32Array.from(masks),
   };
 }

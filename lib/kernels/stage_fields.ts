@@ -158,6 +158,7 @@ const STAGES: { readonly [Stage in keyof StageArgs]: Fields<StageArgs[Stage]> } 
     rows: "tensor",
     biasTokens: "tensor?",
     biasValues: "tensor?",
+    masks: "tensor?",
     history: "tensor",
     token: "tensor",
     logprob: "tensor",

@@ -313,7 +313,7 @@ export interface CountTokensArgs {
   readonly history: Tensor<"u16">;
 }
 
-/** Draws a token from each row of logits. {@link packSamplingRows} makes `rows` and the biases. */
+/** Draws a token from each row of logits. {@link packSamplingRows} makes `rows`, biases and masks. */
 export interface SampleArgs {
   /** [K, V] */
   readonly logits: Tensor<"f32">;
@@ -323,6 +323,8 @@ export interface SampleArgs {
   readonly biasTokens?: Tensor<"i32"> | undefined;
   /** [B] */
   readonly biasValues?: Tensor<"f32"> | undefined;
+  /** [M, ⌈V/32⌉] */
+  readonly masks?: Tensor<"i32"> | undefined;
   /** [slots, V], as `countTokens` leaves it. */
   readonly history: Tensor<"u16">;
   /** [K] the tokens. */

@@ -1,6 +1,7 @@
 import { Tokenizer as JsTokenizer } from "@huggingface/tokenizers";
 import { HymbaError } from "../errors";
 import { createJsEncoder, createNativeEncoder, type TokenEncoder } from "./encoder";
+import { tokenBytesOf } from "./token_bytes";
 import { readTokenizerFiles, type TokenizerFiles } from "./tokenizer_files";
 
 /** Options of {@link Tokenizer.load}. */
@@ -29,6 +30,10 @@ export class Tokenizer {
   readonly #encoder: TokenEncoder;
   /** Tokens put around a text; undefined leaves it to the post-processor. */
   readonly #frame: Frame | undefined;
+  /** `decoder` of `tokenizer.json`. */
+  readonly #decoderSteps: unknown;
+  /** Ids of added tokens, which are written as they are. */
+  readonly #addedTokens: ReadonlyMap<number, string>;
 
   /** One more than the largest token id. A model may have more rows than this, never fewer. */
   readonly vocabSize: number;
@@ -58,6 +63,8 @@ export class Tokenizer {
     this.padTokenId = this.#idOf(files.padToken);
     this.chatTemplate = files.chatTemplate;
     this.specialTokenIds = files.specialTokenIds;
+    this.#decoderSteps = (files.definition as { decoder?: unknown }).decoder;
+    this.#addedTokens = files.addedTokens;
     this.#frame = this.#frameFor(files);
   }
 
@@ -142,6 +149,22 @@ export class Tokenizer {
   /** The token of an id as the vocabulary writes it; its text is `decode([id])`. */
   idToToken(id: number): string | undefined {
     return this.#decoder.id_to_token(id);
+  }
+
+  /**
+   * The bytes that each token adds to a text, by id; undefined for special tokens and for ids without
+   * a token.
+   * @throws HymbaError ERR_MODEL_UNSUPPORTED when the tokens do not stand for bytes of their own.
+   */
+  tokenBytes(): (Uint8Array | undefined)[] {
+    const bytesOf = tokenBytesOf(this.#decoderSteps);
+    return Array.from({ length: this.vocabSize }, (_, id) => {
+      if (this.specialTokenIds.has(id)) return undefined;
+      const added = this.#addedTokens.get(id);
+      if (added !== undefined) return Buffer.from(added, "utf8");
+      const token = this.idToToken(id);
+      return token === undefined ? undefined : bytesOf(token);
+    });
   }
 
   #idOf(token: string | undefined): number | undefined {

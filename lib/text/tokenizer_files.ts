@@ -53,6 +53,8 @@ export interface TokenizerFiles {
   readonly vocabSize: number;
   /** Ids of the added tokens that are marked special. */
   readonly specialTokenIds: ReadonlySet<number>;
+  /** Text of the added tokens by id, special or not. */
+  readonly addedTokens: ReadonlyMap<number, string>;
   readonly bosToken: string | undefined;
   readonly eosToken: string | undefined;
   readonly padToken: string | undefined;
@@ -96,6 +98,7 @@ export async function readTokenizerFiles(folder: string): Promise<TokenizerFiles
     definitionText,
     definition: { ...NO_STEPS, added_tokens: [], ...(json as object) },
     vocabSize: countIds(definition),
+    addedTokens: new Map(definition.added_tokens.map(({ id, content }) => [id, content])),
     specialTokenIds: new Set(special.map((token) => token.id)),
     bosToken: config.bos_token ?? specialTokens.bos_token,
     eosToken: config.eos_token ?? specialTokens.eos_token,

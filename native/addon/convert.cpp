@@ -134,6 +134,11 @@ SamplingRequest sampling_from_js(const Napi::Object& object) {
   request.bias_tokens = ints_from_js(object.Get("biasTokens"));
   const auto values = object.Get("biasValues").As<Napi::Float32Array>();
   request.bias_values = {values.Data(), values.Data() + values.ElementLength()};
+  const Napi::Value mask = object.Get("tokenMask");
+  if (mask.IsTypedArray()) {
+    const auto words = mask.As<Napi::Uint32Array>();
+    request.mask = {words.Data(), words.Data() + words.ElementLength()};
+  }
   return request;
 }
 

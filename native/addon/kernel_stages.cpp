@@ -198,6 +198,7 @@ void sample(Backend& backend, const KernelArgs& args) {
                   .rows = args.dense("rows", 2, kI32),
                   .bias_tokens = args.optional_dense("biasTokens", 1, kI32),
                   .bias_values = args.optional_dense("biasValues", 1, kF32),
+                  .masks = args.optional_dense("masks", 2, kI32),
                   .history = args.dense("history", 2, kU16),
                   .token = args.dense("token", 1, kI32),
                   .logprob = args.dense("logprob", 1, kF32),

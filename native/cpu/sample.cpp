@@ -28,7 +28,22 @@ SamplingRow options_of_row(const SampleArgs& args, int64_t row) {
   return options;
 }
 
-// Steps 1 and 2: biases and penalties.
+// Null when all tokens are allowed.
+const int32_t* mask_of(const SampleArgs& args, const SamplingRow& options) {
+  if (options.mask < 0) return nullptr;
+  check(!args.masks.empty() && options.mask < args.masks.rows(), "sample: mask ", options.mask,
+        " of ", args.masks.empty() ? 0 : args.masks.rows());
+  return args.masks.row<int32_t>(options.mask);
+}
+
+// The lowest id that the mask allows.
+int32_t first_allowed(const int32_t* mask, int64_t vocab_size) {
+  int32_t token = 0;
+  while (mask != nullptr && token < vocab_size && !mask_allows(mask, token)) ++token;
+  return token < vocab_size ? token : 0;
+}
+
+// Steps 1 to 3: biases, penalties and the mask.
 void adjust(const SampleArgs& args, const SamplingRow& options, std::span<float> logits) {
   const int64_t vocab_size = static_cast<int64_t>(logits.size());
   for (int32_t i = options.bias_begin; i < options.bias_end; ++i) {
@@ -44,6 +59,10 @@ void adjust(const SampleArgs& args, const SamplingRow& options, std::span<float>
       logits[i] = penalized_logit(logits[i], seen[i], options);
   }
   for (float& logit : logits) logit = clean_logit(logit);
+  if (const int32_t* mask = mask_of(args, options)) {
+    for (int64_t i = 0; i < vocab_size; ++i)
+      if (!mask_allows(mask, static_cast<int32_t>(i))) logits[i] = kNever;
+  }
 }
 
 float largest_of(std::span<const float> values) {
@@ -55,12 +74,12 @@ int32_t argmax(std::span<const float> values) {
   return static_cast<int32_t>(std::ranges::find(values, largest_of(values)) - values.begin());
 }
 
-// Steps 3 to 8, on adjusted logits, which are overwritten.
-int32_t choose(const SamplingRow& options, std::span<float> logits) {
+// Steps 4 to 9, on adjusted logits, which are overwritten.
+int32_t choose(const SamplingRow& options, const int32_t* mask, std::span<float> logits) {
+  if (largest_of(logits) == kNever) return first_allowed(mask, static_cast<int64_t>(logits.size()));
   if (options.temperature < kLowestTemperature) return argmax(logits);
   for (float& logit : logits) logit = tempered_logit(logit, options.temperature);
   const float largest = largest_of(logits);
-  if (largest == kNever) return 0;
   remove_unlikely(options, largest, logits);
   const uint64_t key = noise_key(options.seed, options.position);
   for (size_t i = 0; i < logits.size(); ++i)
@@ -103,7 +122,7 @@ void sample_row(const SampleArgs& args, int64_t row) {
   static thread_local std::vector<float> adjusted;
   adjusted.assign(logits, logits + vocab_size);
   adjust(args, options, adjusted);
-  const int32_t token = choose(options, adjusted);
+  const int32_t token = choose(options, mask_of(args, options), adjusted);
 
   const double normalizer = log_sum_exp(logits, vocab_size);
   args.token.data<int32_t>()[row] = token;

@@ -7,6 +7,7 @@
 #include <string_view>
 
 #include "model/decode_batch.h"
+#include "ops/sampling_math.h"
 
 namespace hymba {
 namespace {
@@ -57,6 +58,16 @@ class TraceProbe final : public Probe {
   std::span<const int> layers_;
   const int state_slot_;
 };
+
+void check_mask(const std::string& where, std::span<const int32_t> mask, int vocab_size) {
+  const auto words = static_cast<size_t>(mask_words(vocab_size));
+  if (mask.size() != words)
+    fail(ErrorCode::kInvalidArgument, where, ": a token mask of ", mask.size(), " words, expected ",
+         words);
+  for (int32_t token = 0; token < vocab_size; ++token)
+    if (mask_allows(mask.data(), token)) return;
+  fail(ErrorCode::kInvalidArgument, where, ": its token mask allows no token");
+}
 
 // An allocation says that it fails, too, but not of what there is too much; and one that just fits
 // leaves nothing for the runtime.
@@ -230,6 +241,8 @@ void Model::check_spans(std::span<const SpanInput> spans) const {
     if (span.sampling && span.sampling->bias_tokens.size() > kMaxLogitBias)
       fail(ErrorCode::kInvalidArgument, "span ", s, ": logit bias for ",
            span.sampling->bias_tokens.size(), " tokens, expected at most ", kMaxLogitBias);
+    if (span.sampling && !span.sampling->mask.empty())
+      check_mask("span " + std::to_string(s), span.sampling->mask, config_.vocab_size);
   }
 }
 
@@ -411,6 +424,8 @@ void Model::fill_rows(std::span<const SpanInput> spans, const OutputPlan& plan,
     block.logit_rows.data<int32_t>()[i] = plan.rows[i].row;
   std::vector<int32_t> bias_tokens;
   std::vector<float> bias_values;
+  std::vector<int32_t> masks;
+  int32_t num_masks = 0;
   const auto num_sampled = static_cast<int64_t>(plan.num_sampled);
   for (int64_t i = 0; i < block.sampled_slots.rows(); ++i) {
     SamplingRow row{.temperature = 0};  // of a padded lane: greedy, and nobody looks
@@ -426,6 +441,10 @@ void Model::fill_rows(std::span<const SpanInput> spans, const OutputPlan& plan,
       bias_tokens.insert(bias_tokens.end(), request.bias_tokens.begin(), request.bias_tokens.end());
       bias_values.insert(bias_values.end(), request.bias_values.begin(), request.bias_values.end());
       row.bias_end = static_cast<int32_t>(bias_tokens.size());
+      if (!request.mask.empty()) {
+        row.mask = num_masks++;
+        masks.insert(masks.end(), request.mask.begin(), request.mask.end());
+      }
     }
     block.sampled_slots.data<int32_t>()[i] = slot;
     std::memcpy(block.sampling_rows.row<int32_t>(i), &row, sizeof row);
@@ -435,6 +454,10 @@ void Model::fill_rows(std::span<const SpanInput> spans, const OutputPlan& plan,
       const size_t bytes = bias_tokens.size() * sizeof(int32_t);
       backend_->upload(workspace_.bias_tokens.raw(), bias_tokens.data(), bytes);
       backend_->upload(workspace_.bias_values.raw(), bias_values.data(), bytes);
+    });
+  if (!masks.empty())
+    guarded([&] {
+      backend_->upload(workspace_.masks.raw(), masks.data(), masks.size() * sizeof(int32_t));
     });
   const std::lock_guard lock(table_mutex_);
   for (const SpanInput& span : spans) {

@@ -27,6 +27,7 @@ class OutputChunk {
                              .rows = part(block_.sampling_rows),
                              .bias_tokens = w.bias_tokens,
                              .bias_values = w.bias_values,
+                             .masks = w.masks,
                              .history = context_.cache.history,
                              .token = part(drawn.tokens),
                              .logprob = part(drawn.logprobs),

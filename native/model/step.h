@@ -13,12 +13,13 @@ namespace hymba {
 
 enum class LogitsWanted : uint8_t { kNone, kLast, kAll };
 
-// How the token after a span is drawn. `row.position`, `row.state_slot` and the bias range are
-// filled in by the step.
+// How the token after a span is drawn. `row.position`, `row.state_slot`, the bias range and
+// `row.mask` are filled in by the step.
 struct SamplingRequest {
   SamplingRow row;
   std::vector<int32_t> bias_tokens;
   std::vector<float> bias_values;
+  std::vector<int32_t> mask;  // mask_words(V) words, or empty: all tokens are allowed
 };
 
 // The next tokens of one sequence, and what is wanted for them.

@@ -73,6 +73,7 @@ Workspace plan_workspace(const ModelConfig& config, const ModelOptions& options,
   w.target_logprobs = arena.take(DType::kF32, {kLogitRows});
   w.bias_tokens = arena.take(DType::kI32, {max_spans * kMaxLogitBias});
   w.bias_values = arena.take(DType::kF32, {max_spans * kMaxLogitBias});
+  w.masks = arena.take(DType::kI32, {max_spans, mask_words(config.vocab_size)});
   return w;
 }
 

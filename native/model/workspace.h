@@ -40,6 +40,7 @@ struct Workspace {
   TensorView target_logprobs;  // [R] f32
   TensorView bias_tokens;      // [S·kMaxLogitBias] i32
   TensorView bias_values;      // [S·kMaxLogitBias] f32
+  TensorView masks;            // [S, mask_words(V)] i32
 };
 
 // Entries of logit bias that a row can have. The same limit as the OpenAI API's.

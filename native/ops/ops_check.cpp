@@ -397,6 +397,7 @@ void Backend::sample(const SampleArgs& args) {
   check.dtype("logits", args.logits, DType::kF32);
   const int64_t num_rows = args.logits.rows();
   check.shape("rows", args.rows, {num_rows, sizeof(SamplingRow) / sizeof(int32_t)});
+  if (!args.masks.empty()) check.shape("masks", args.masks, {-1, mask_words(args.logits.dim(1))});
   check.shape("history", args.history, {-1, args.logits.dim(1)});
   check.shape("token", args.token, {num_rows});
   check.shape("logprob", args.logprob, {num_rows});

@@ -36,6 +36,11 @@ HYMBA_HD inline float penalized_logit(float logit, uint16_t seen, const Sampling
   return logit > 0.0f ? logit / theta - subtracted : std::fma(logit, theta, -subtracted);
 }
 
+// Whether a token mask, of mask_words(V) words, allows the token.
+HYMBA_HD inline bool mask_allows(const int32_t* mask, int32_t token) {
+  return (static_cast<uint32_t>(mask[token / 32]) >> (token % 32) & 1u) != 0;
+}
+
 // A true division, not a multiplication by 1/temperature, and bounded because a small temperature
 // can carry a large logit away.
 HYMBA_HD inline float tempered_logit(float logit, float temperature) {

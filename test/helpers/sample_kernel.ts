@@ -79,7 +79,7 @@ const STATE_SLOT_WORD = 11;
 function run(
   logits: Float32Array,
   vocabSize: number,
-  { rows, biasTokens, biasValues }: PackedSamplingRows,
+  { rows, biasTokens, biasValues, masks }: PackedSamplingRows,
   histories: readonly History[],
 ): Sampled {
   using device = KernelDevice.open("cpu", { threads: THREADS });
@@ -92,6 +92,7 @@ function run(
     countSpans(device, history, spans, kind === "generated");
   }
   const biases = biasTokens.length;
+  const maskWords = Math.ceil(vocabSize / 32);
   const token = device.tensor("i32", [count]);
   const logprob = device.tensor("f32", [count]);
   const topTokens = device.tensor("i32", [count, MAX_TOP_LOGPROBS]);
@@ -101,6 +102,10 @@ function run(
     rows: device.tensor("i32", [count, SAMPLING_ROW_WORDS], rows),
     biasTokens: biases > 0 ? device.tensor("i32", [biases], biasTokens) : undefined,
     biasValues: biases > 0 ? device.tensor("f32", [biases], biasValues) : undefined,
+    masks:
+      masks.length > 0
+        ? device.tensor("i32", [masks.length / maskWords, maskWords], masks)
+        : undefined,
     history,
     token,
     logprob,

@@ -7,6 +7,7 @@ import {
   anyRow,
   draw,
   expectSameDraws,
+  maskOf,
   rowAlone,
   type SamplingCase,
 } from "./sampling_case";
@@ -158,6 +159,74 @@ describeCuda("sample", (device) => {
         expect([...draw(device, greedyOnly).tokens]).toEqual(options.map(() => expected));
       expectAsCpu(greedyOnly);
     }
+  });
+
+  test("draws only what the mask allows, whatever the other options", () => {
+    const vocabSize = 4100;
+    const logits = logitRow(random(7), "normal", vocabSize);
+    const history = new Uint16Array(vocabSize).fill(3);
+    const options: SamplingRow[] = [
+      { temperature: 0 },
+      {},
+      { temperature: 50 },
+      { topK: 3 },
+      { topP: 0.3, temperature: 9 },
+      { minP: 0.2, temperature: 4 },
+      { topK: 50, topP: 0.9, minP: 0.01 },
+      { repetitionPenalty: 1.5, presencePenalty: 3, frequencyPenalty: 1, stateSlot: 0 },
+    ];
+    // One token, at the ends of words, of segments and of the vocabulary; then many.
+    const sets = [[0], [31], [32], [2047], [2048], [4099], [5, 2049, 4000]];
+    sets.push(Array.from({ length: vocabSize }, (_, token) => token).filter((t) => t % 3 === 1));
+    for (const tokens of sets) {
+      const tokenMask = maskOf(vocabSize, tokens);
+      const rows = options.flatMap((row) =>
+        [0, 1, 2].map((position) => ({ stateSlot: 0, ...row, position, tokenMask })),
+      );
+      const input = sameLogits(logits, rows, { history });
+      for (const token of draw(device, input).tokens) expect(tokens).toContain(token);
+      expectAsCpu(input);
+    }
+  });
+
+  test("a mask works as a bias of -Infinity for all that it leaves out", () => {
+    const vocabSize = 200;
+    const numbers = random(8);
+    const logits = logitRow(numbers, "coarse", vocabSize);
+    const allowed = Array.from({ length: 60 }, () => numbers.integer(0, vocabSize));
+    const options: SamplingRow[] = [{ temperature: 0 }, {}, { topK: 7 }, { topP: 0.8 }];
+    const rows = options.flatMap((row) => [1, 2, 3].map((position) => ({ ...row, position })));
+    const forbidden = Array.from({ length: vocabSize }, (_, token) => token)
+      .filter((token) => !allowed.includes(token))
+      .map((token) => [token, -Infinity] as const);
+    const masked = rows.map((row) => ({ ...row, tokenMask: maskOf(vocabSize, allowed) }));
+    expect(draw(device, sameLogits(logits, masked)).bits).toEqual(
+      draw(device, sameLogits(logits, rows, { biases: rows.map(() => forbidden) })).bits,
+    );
+  });
+
+  test("log-probabilities are those of all tokens, also of those that the mask leaves out", () => {
+    const logits = Float32Array.of(3, 2, 1, 0);
+    const tokenMask = maskOf(4, [2]);
+    const options: SamplingRow = { temperature: 0, topLogprobs: 2 };
+    const { tokens, logprobs, topTokens, topLogprobs } = draw(
+      device,
+      sameLogits(logits, [{ ...options, tokenMask }, options]),
+    );
+    expect([...tokens]).toEqual([2, 0]);
+    expect([...topTokens.subarray(0, 2)]).toEqual([0, 1]);
+    expect(logprobs[0]).toBeCloseTo(topLogprobs[0]! - 2, 5);
+    expect([...topLogprobs.subarray(0, 20)]).toEqual([...topLogprobs.subarray(20)]);
+  });
+
+  test("the first token of a mask is drawn when all that it allows have no probability", () => {
+    const logits = Float32Array.of(1, -Infinity, NaN, -Infinity, 2);
+    const tokenMask = maskOf(5, [2, 3]);
+    const options: SamplingRow[] = [{ temperature: 0 }, {}, { topK: 1 }, { topP: 0.5 }];
+    const rows = options.map((row) => ({ ...row, tokenMask }));
+    const input = sameLogits(logits, rows);
+    expect([...draw(device, input).tokens]).toEqual([2, 2, 2, 2]);
+    expectAsCpu(input);
   });
 
   test("lists the most probable tokens in order, the lowest ids of equals first", () => {

@@ -41,7 +41,8 @@ const BIAS_END_WORD = 13;
 export function draw(device: KernelDevice, input: SamplingCase): Drawn {
   const { vocabSize, logits, rows, biases = [], gap = 0 } = input;
   const history = input.history ?? new Uint16Array(rows.length * vocabSize);
-  const { rows: words } = packSamplingRows(rows, vocabSize);
+  const { rows: words, masks } = packSamplingRows(rows, vocabSize);
+  const maskWords = Math.ceil(vocabSize / 32);
   let end = 0;
   rows.forEach((_, row) => {
     words[row * SAMPLING_ROW_WORDS + BIAS_BEGIN_WORD] = end;
@@ -74,6 +75,9 @@ export function draw(device: KernelDevice, input: SamplingCase): Drawn {
         [list.length],
         list.map(([, value]) => value),
       ),
+    }),
+    ...(masks.length > 0 && {
+      masks: device.tensor("i32", [masks.length / maskWords, maskWords], masks),
     }),
     history: inputs.history.tensor,
     token: results.token.tensor,
@@ -132,11 +136,32 @@ export function anyRow(numbers: Random, vocabSize: number, slots: number): Sampl
     ...maybe({ repetitionPenalty: Math.exp(one(-1, 1)) }),
     ...maybe({ presencePenalty: one(-2, 2) }),
     ...maybe({ frequencyPenalty: one(-1, 1) }),
+    ...maybe({ tokenMask: anyMask(numbers, vocabSize) }),
     topLogprobs: pick(0, 0, MAX_TOP_LOGPROBS, numbers.integer(0, MAX_TOP_LOGPROBS + 1)),
     seed: numbers.integer(0, 2 ** 32),
     position: numbers.integer(0, 2 ** 31 - 1),
     stateSlot: numbers.integer(0, slots),
   };
+}
+
+/** A mask of these tokens. */
+export function maskOf(vocabSize: number, tokens: Iterable<number>): Uint32Array {
+  const mask = new Uint32Array(Math.ceil(vocabSize / 32));
+  for (const token of tokens) mask[token >> 5]! |= 1 << (token & 31);
+  return mask;
+}
+
+/** A mask of one token, of a few, of half of them or of all but a few. */
+function anyMask(numbers: Random, vocabSize: number): Uint32Array {
+  const few = numbers.integer(1, 2 + Math.min(10, vocabSize));
+  const some = Array.from({ length: few }, () => numbers.integer(0, vocabSize));
+  const kind = numbers.integer(0, 4);
+  if (kind === 0) return maskOf(vocabSize, some.slice(0, 1));
+  if (kind === 1) return maskOf(vocabSize, some);
+  const allowed = (token: number): boolean =>
+    kind === 2 ? numbers.integer(0, 2) === 0 : !some.slice(1).includes(token);
+  const all = Array.from({ length: vocabSize }, (_, token) => token);
+  return maskOf(vocabSize, [some[0]!, ...all.filter(allowed)]);
 }
 
 /** Biases that often meet on the same tokens. */

@@ -49,11 +49,11 @@ __device__ SegmentScore merge_segments(const SegmentScore* segments, int num_seg
   return {best, largest, warp_sum(sum)};
 }
 
-// Steps 5 to 8 of ops/sampling.h. `leader` is the code of the first token of the ranking.
+// Steps 6 to 9 of ops/sampling.h. `leader` is the code of the first token of the ranking.
 __device__ int draw_filtered(const SamplingRow& options, const float* tempered, int vocab_size,
                              RankCode leader, Selection& shared, uint64_t* slots) {
   const float largest = logit_of(leader);
-  if (largest == -INFINITY) return 0;
+  if (largest == -INFINITY) return token_of(leader);
   Candidates candidates{tempered, vocab_size, nullptr, 0};
   RankCode cut = last_candidate();  // what comes after it is removed
   if (options.top_k > 0 && options.top_k < vocab_size)
@@ -146,8 +146,9 @@ __global__ void __launch_bounds__(kThreads) choose_tokens_kernel(SampleParams pa
   }
   __syncthreads();
 
-  int token = token_of(merged.best);
-  if (!is_greedy(options) && has_filters(options))
+  // Nothing is ranked when a mask allows nothing, which is the caller's mistake.
+  int token = merged.best == kNoToken ? 0 : token_of(merged.best);
+  if (merged.best != kNoToken && !is_greedy(options) && has_filters(options))
     token = draw_filtered(options, params.tempered + static_cast<int64_t>(row) * params.vocab_size,
                           params.vocab_size, merged.best, shared, slots);
   const double log_sum_exp = LogSumExp{merged.largest, merged.sum}.value();

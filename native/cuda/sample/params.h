@@ -30,13 +30,16 @@ struct SampleParams {
   const int32_t* bias_tokens;
   const float* bias_values;
   int num_biases;
+  const int32_t* masks;
+  int64_t masks_stride;
+  int num_masks;
   const uint16_t* history;
   int64_t history_stride;
   int64_t num_slots;
 
   SegmentScore* segments;  // [K, num_segments]
   int num_segments;
-  float* tempered;  // [K, V], of rows with filters: logits after steps 1 to 4 of ops/sampling.h
+  float* tempered;  // [K, V], of rows with filters: logits after steps 1 to 5 of ops/sampling.h
 
   int32_t* token;
   float* logprob;
@@ -46,7 +49,7 @@ struct SampleParams {
   int64_t top_logprobs_stride;
 };
 
-// Steps 1 to 4, and 8 for rows without filters: fills `segments` and `tempered`.
+// Steps 1 to 5, and 9 for rows without filters: fills `segments` and `tempered`.
 void score_tokens(const SampleParams& params, int num_rows, const LaunchContext& context);
 
 // The rest: the filters, the draw, log-probabilities.

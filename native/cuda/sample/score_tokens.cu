@@ -1,6 +1,6 @@
 // Computes  of each row, by segments of 2048 tokens: the largest raw logit and the sum of
-//           exponentials; the logits after bias, penalties and temperature; and the leading token,
-//           which is the one with the largest
+//           exponentials; the logits after bias, penalties, mask and temperature; and the leading
+//           token, which of those that the mask allows is the one with the largest
 //             adjusted logit                in a greedy row,
 //             tempered logit                in a row with filters, whose logits go to the scratch,
 //             tempered logit + noise        in any other: the draw.
@@ -13,8 +13,9 @@
 // Shared    one word a warp, twice.
 // Numerics  the functions of ops/sampling_math.h and ops/gumbel.h: the same bits as on the CPU.
 //           The sum of exponentials: fp32.
-// Limits    biases and slots outside their ranges are skipped.
-// Cost      4·V bytes a row read (6·V with penalties, and 4·V written with filters); about 60
+// Limits    biases, masks and slots outside their ranges are skipped.
+// Cost      4·V bytes a row read (6·V with penalties, V/8 more with a mask, and 4·V written with
+//           filters); about 60
 //           instructions a token with noise, which then bound it.
 
 #include "cuda/device/log_sum_exp.cuh"
@@ -63,6 +64,20 @@ __device__ void adjust(const SampleParams& params, const SamplingRow& options, i
   for (int i = 0; i < kPerThread; ++i) logits[i] = clean_logit(logits[i]);
 }
 
+// Bit i: whether the row's mask allows `first_token` + i · kThreads. A warp's tokens share a word.
+__device__ unsigned allowed_tokens(const SampleParams& params, const SamplingRow& options,
+                                   int first_token) {
+  if (options.mask < 0 || options.mask >= params.num_masks) return ~0u;
+  const int32_t* mask = params.masks + options.mask * params.masks_stride;
+  unsigned allowed = 0;
+#pragma unroll
+  for (int i = 0; i < kPerThread; ++i) {
+    const int token = first_token + i * kThreads;
+    if (token < params.vocab_size && mask_allows(mask, token)) allowed |= 1u << i;
+  }
+  return allowed;
+}
+
 __global__ void __launch_bounds__(kThreads) score_tokens_kernel(SampleParams params) {
   __shared__ float sum_slots[kThreads / kWarp];
   __shared__ RankCode code_slots[kThreads / kWarp];
@@ -88,6 +103,7 @@ __global__ void __launch_bounds__(kThreads) score_tokens_kernel(SampleParams par
   const LogSumExp total = block_total(part, sum_slots);
 
   adjust(params, options, first_token, logits);
+  const unsigned allowed = allowed_tokens(params, options, first_token);
   const bool filtered = has_filters(options);
   const uint64_t key = noise_key(options.seed, options.position);
   RankCode best = kNoToken;
@@ -95,7 +111,8 @@ __global__ void __launch_bounds__(kThreads) score_tokens_kernel(SampleParams par
   for (int i = 0; i < kPerThread; ++i) {
     const int token = first_token + i * kThreads;
     if (token >= params.vocab_size) break;
-    float score = logits[i];
+    const bool is_allowed = (allowed >> i & 1u) != 0;
+    float score = is_allowed ? logits[i] : -INFINITY;
     if (!is_greedy(options)) {
       score = tempered_logit(score, options.temperature);
       if (filtered)
@@ -103,7 +120,7 @@ __global__ void __launch_bounds__(kThreads) score_tokens_kernel(SampleParams par
       else
         score += gumbel_noise(key, token);
     }
-    best = first_of(best, rank_code(score, token));
+    if (is_allowed) best = first_of(best, rank_code(score, token));
   }
   best = block_reduce(best, code_slots, first_of);
   if (threadIdx.x == 0)
