@@ -11,12 +11,14 @@ import { generateCommand } from "./generate";
 import { infoCommand } from "./info";
 import { type CliIo, processIo } from "./io";
 import { hymbaLibrary } from "./library";
+import { runBatchCommand } from "./run_batch";
 import { scoreCommand } from "./score";
 
 const COMMANDS = [
   generateCommand,
   chatCommand,
   scoreCommand,
+  runBatchCommand,
   infoCommand,
   doctorCommand,
   benchCommand,
