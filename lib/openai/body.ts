@@ -37,11 +37,16 @@ export function parseBody<T>(schema: z.ZodType<T>, body: unknown, name = "the bo
   if (result.success) return result.data;
   const [issue] = result.error.issues;
   if (issue!.code === "unrecognized_keys") {
-    const path = [...issue!.path, issue!.keys[0]!].join(".");
-    throw new ApiError(`unknown field ${path}: it is not supported`, path, "unknown_parameter");
+    const param = showPath([...issue.path, issue.keys[0]!]);
+    throw new ApiError(`unknown field ${param}: it is not supported`, param, "unknown_parameter");
   }
-  const path = issue!.path.map(String).join(".");
+  const param = showPath(issue!.path);
   const found = describeValue(valueAt(body, issue!.path));
-  const where = path === "" ? name : path;
-  throw new ApiError(`${where}: ${issue!.message}, got ${found}`, path === "" ? null : path);
+  throw new ApiError(`${param ?? name}: ${issue!.message}, got ${found}`, param);
+}
+
+/** `messages[0].content`; null for the body itself. */
+function showPath(path: readonly PropertyKey[]): string | null {
+  const parts = path.map((key) => (typeof key === "number" ? `[${key}]` : `.${String(key)}`));
+  return parts.length === 0 ? null : parts.join("").replace(/^\./, "");
 }

@@ -27,7 +27,7 @@ const schema = z.strictObject(
       (value) => ENDPOINTS.has(value as string),
       [...ENDPOINTS.keys()].join(" or "),
     ),
-    body: z.unknown(),
+    body: z.looseObject({}, { error: "expected an object" }),
   },
   { error: "expected an object" },
 );
