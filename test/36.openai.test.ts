@@ -173,6 +173,7 @@ describe("a wrong request", () => {
   test("has OpenAI's code when its prompt is too long, and says what the schema has", async () => {
     const long = await ask(COMPLETIONS, { prompt: Array(257).fill(40) }).catch(requestError);
     expect(long).toMatchObject({ code: "context_length_exceeded" });
+    expect((long as ApiError).message).toMatch(/^the prompt is too long: .* 257 more/);
     const json_schema = { schema: { not: {} } };
     const body = { prompt: "a", response_format: { type: "json_schema", json_schema } };
     const refused = await ask(COMPLETIONS, body).catch(requestError);

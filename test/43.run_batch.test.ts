@@ -8,6 +8,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { HymbaError, HymbaModel } from "../lib";
 import { readLines } from "../lib/cli/batch/line_reader";
 import { BatchOutput, type OutputLine } from "../lib/cli/batch/output";
+import { RandomData } from "../lib/cli/bench/random";
 import { hymbaLibrary } from "../lib/cli/library";
 import { run } from "../lib/cli/main";
 import { Runner } from "../lib/runner";
@@ -325,13 +326,13 @@ test("killed ten times at random points, a batch ends complete, and each line on
   const command = [join(ROOT, "dist", "cli", "main.js"), "run-batch", input, output, ...OPTIONS];
   const start = () =>
     spawn(process.execPath, [...command, "--sequences", "4"], { stdio: "ignore" });
-  const random = (limit: number) => Math.floor(Math.random() * limit);
+  const random = new RandomData(1);
   for (let kill = 0; kill < 10; kill++) {
     const child = start();
     const exit = once(child, "exit");
-    const until = sizeOf() + random(2000);
+    const until = sizeOf() + random.integer(2000);
     while (child.exitCode === null && sizeOf() <= until) await sleep(1);
-    await sleep(random(20));
+    await sleep(random.integer(20));
     child.kill("SIGKILL");
     expect(await exit).toEqual([null, "SIGKILL"]);
   }

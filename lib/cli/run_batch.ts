@@ -26,7 +26,7 @@ after Ctrl-C, which drops the requests that run, or a crash. To ask everything a
 Examples:
   $ hymba run-batch requests.jsonl answers.jsonl
   $ hymba run-batch requests.jsonl answers.jsonl ./my-model --sequences 256 --context 2048
-  $ jq -r 'select(.error == null) | .response.body.choices[0].text' answers.jsonl
+  $ jq -r 'select(.response.status_code == 200) | .response.body.choices[0].text' answers.jsonl
 
 A line of requests.jsonl:
   {"custom_id": "1", "method": "POST", "url": "/v1/completions",
@@ -40,7 +40,12 @@ export function runBatchCommand(context: CliContext): Command {
     .argument("<input>", "file of requests, a JSON object a line")
     .argument("<output>", "file of answers, made or gone on with")
     .addArgument(modelArgument())
-    .option("--sequences <count>", "texts that are generated at a time", integer(1, 65_535), 64);
+    .option(
+      "--sequences <count>",
+      "texts that are generated at a time; fewer take less memory",
+      integer(1, 65_535),
+      64,
+    );
   return addLoadOptions(command)
     .addHelpText("after", EXAMPLES)
     .action(async (input: string, output: string, model: string, flags: RunBatchFlags) => {

@@ -47,7 +47,10 @@ export function requestError(error: unknown): ApiError | undefined {
   if (!(error instanceof Error)) return undefined;
   const [option] = error.message.matchAll(OPTION);
   const param = option === undefined ? null : fieldOf(option[1]!);
-  const message = error.message.replace(OPTION, (_, name: string) => fieldOf(name));
+  const message = error.message
+    .replace(OPTION, (_, name: string) => fieldOf(name))
+    // How a call of several sequences counts them.
+    .replace(/^request \d+: /, "the prompt is too long: ");
   if (error instanceof HymbaError) {
     const code = REQUEST_ERRORS[error.code];
     return code === undefined ? undefined : new ApiError(message, param, code);

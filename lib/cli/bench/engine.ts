@@ -158,7 +158,7 @@ async function measure(
   engine: Engine,
   requests: readonly Request[],
 ): Promise<Row> {
-  const gpu = model.info().device.kind === "cuda" ? new GpuUsage() : undefined;
+  using gpu = model.info().device.kind === "cuda" ? new GpuUsage() : undefined;
   const stepsBefore = model.stepsRun;
   const loopBefore = performance.eventLoopUtilization();
   const start = performance.now();

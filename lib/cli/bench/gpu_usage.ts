@@ -4,7 +4,7 @@ import { once } from "node:events";
 const INTERVAL_MS = 100;
 
 /** Watches through nvidia-smi in which share of the time a GPU runs anything. */
-export class GpuUsage {
+export class GpuUsage implements Disposable {
   readonly #process: ChildProcess;
   readonly #closed: Promise<unknown>;
   #output = "";
@@ -28,7 +28,7 @@ export class GpuUsage {
 
   /** Stops, and returns the share of the time that the GPU idled; null when nvidia-smi does not say. */
   async idleShare(): Promise<number | null> {
-    this.#process.kill();
+    this[Symbol.dispose]();
     await this.#closed;
     const lines = this.#output.split("\n").slice(0, -1);
     const percents = lines.map((line) => (line.trim() === "" ? NaN : Number(line)));
@@ -36,5 +36,10 @@ export class GpuUsage {
     // Without a line, or with one that is no number, this is no number.
     const idle = 1 - sum / percents.length / 100;
     return Number.isNaN(idle) ? null : idle;
+  }
+
+  /** Stops, when nobody wants to know any more. */
+  [Symbol.dispose](): void {
+    this.#process.kill();
   }
 }
