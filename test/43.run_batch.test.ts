@@ -345,7 +345,7 @@ test("killed ten times at random points, a batch ends complete, and each line on
   expect(kept.length).toBeLessThan(after.length);
   expect(after.startsWith(kept)).toBe(true);
   expect(essence(await readOutput(output))).toEqual(essence(await readOutput(undisturbed)));
-});
+}, 180_000);
 
 test("lines end with a line feed and nothing else", async () => {
   const long = "x".repeat(200_000);
