@@ -376,6 +376,11 @@ export class HymbaModel implements SequenceOwner {
     return toStepResults(this.#runner.draw(work, count, stepsInFlight, { signal }));
   }
 
+  /** @internal Steps that the device has run so far. */
+  get stepsRun(): number {
+    return this.#runner.stepsRun;
+  }
+
   /** Whether `dispose` was called. */
   get disposed(): boolean {
     return this.#disposed !== undefined;

@@ -68,6 +68,7 @@ export class Runner {
   readonly #native: NativeModel;
   readonly limits: RunnerLimits;
   #closed = false;
+  #stepsRun = 0;
 
   constructor(native: NativeModel, limits: RunnerLimits) {
     this.#native = native;
@@ -134,6 +135,11 @@ export class Runner {
     }
   }
 
+  /** Steps so far that have given their results. */
+  get stepsRun(): number {
+    return this.#stepsRun;
+  }
+
   /** Calls under way fail with ERR_DISPOSED before their next step: the addon would find no model. */
   close(): void {
     this.#closed = true;
@@ -145,6 +151,7 @@ export class Runner {
     work: readonly SpanWork[],
   ): Promise<NativeSpanResult[]> {
     const results = await awaitNative(() => this.#native.step(spans));
+    this.#stepsRun += 1;
     for (const [index, { sequence }] of work.entries())
       sequence.advance(spans[index]!.tokens.length);
     return results;
