@@ -4,6 +4,7 @@ import {
   compare,
   cpu,
   describeCuda,
+  expectSame,
   guarded,
   poisoned,
   ragged,
@@ -120,7 +121,9 @@ function compareWithCpu(device: KernelDevice, dtype: ActivationDType, of: Weight
   compare(actual.state, expected.state, { ...STATE_BUDGET, name: "state", columns: of.states });
   // Aligned and not, the same bits.
   for (const columns of [0, 3, 8]) {
-    expect(run(device, dtype, of, input, columns)).toEqual(actual);
+    const again = run(device, dtype, of, input, columns);
+    expectSame(again.out, actual.out);
+    expectSame(again.state, actual.state);
   }
 }
 
