@@ -340,7 +340,8 @@ export class HymbaModel implements SequenceOwner {
         this.#checkLive();
         return callNative(() => this.#native.usage());
       },
-      run: (work: readonly SpanWork[]) => this.#run(work, {}),
+      submit: async (work: readonly SpanWork[]) =>
+        (await this.#runner.submit(work)).map(toStepResult),
       forget: (closed: Engine) => this.#engines.delete(closed),
     };
     const engine = new Engine(host, options);
