@@ -22,6 +22,10 @@ const WORDS =
   "The old man went down to the sea and said to his son that in the morning there would be a " +
   "ship, and a king with a golden ring, and nobody in the whole village had ever seen such a thing";
 
+// As on a GPU, on the CPU as well: a step is under way while the tokens of the one before are handed out.
+const inFlight = jest.spyOn(HymbaModel.prototype, "stepsInFlight", "get").mockReturnValue(2);
+afterAll(() => inFlight.mockRestore());
+
 let model: HymbaModel;
 let fresh: ReturnType<HymbaModel["info"]>["cache"];
 let engine: Engine;
@@ -204,6 +208,11 @@ describe("steps", () => {
     const expected = await alone(options);
     const run = async (): Promise<void> => expect(await begin(options)).toEqual(expected);
     expect(await eventsOf(run)).toBe("sststs" + "tt");
+
+    inFlight.mockReturnValue(1);
+    await using other = model.createEngine();
+    inFlight.mockReturnValue(2);
+    expect(await eventsOf(() => begin(options, other))).toBe("stststst");
   });
 
   test("are one too many for a text that meets a stop, and nobody sees it", async () => {

@@ -52,6 +52,11 @@ export interface EngineHost extends RequestHost, SnapshotStore {
   readonly vocabSize: number;
   /** Spans of more than one token that a step can have. */
   readonly maxPrefillSpans: number;
+  /**
+   * 1, or 2: so that the device has the next step to go on with while the tokens of one are handed
+   * out. A text that meets a stop then is in one step too many.
+   */
+  readonly stepsInFlight: 1 | 2;
   readGeneration(options: GenerateOptions): Promise<Generation>;
   usage(): CacheUsage;
   /**
@@ -248,17 +253,18 @@ export class Engine {
     for (const request of [...this.#requests]) this.#end(request, error);
   }
 
-  /** Always has a step under way, if there is one: so that the device never waits for what is done here. */
   async #run(): Promise<void> {
     try {
       // So that those who come together share the first step.
       await nextTurn();
-      let underWay: StepUnderWay | undefined;
-      while (this.#requests.length > 0 || underWay !== undefined) {
+      const underWay: StepUnderWay[] = [];
+      while (this.#requests.length > 0 || underWay.length > 0) {
         const next = this.#submit();
-        if (underWay !== undefined) await this.#handOut(underWay);
-        else if (next === undefined && this.#requests.length > 0) await this.#sleep();
-        underWay = next;
+        if (next !== undefined) underWay.push(next);
+        const full = underWay.length === this.#host.stepsInFlight;
+        if (next !== undefined && !full) continue;
+        if (underWay.length > 0) await this.#handOut(underWay.shift()!);
+        else if (this.#requests.length > 0) await this.#sleep();
       }
     } catch (error) {
       // The model is gone, or its device is: that is everybody's error.
