@@ -127,6 +127,25 @@ describe("a step", () => {
     expect(result!.logits).toHaveLength(320);
   });
 
+  test("moves the cache when it is handed over, and what it gives back may be taken at once", async () => {
+    const before = native.usage();
+    const tokens = Int32Array.from({ length: 64 }, (_, i) => (i * 7) % 320);
+    const steps = [];
+    for (let i = 0; i < 3; i++) {
+      const id = native.createSequence();
+      steps.push(native.step([span({ sequence: id, tokens })]));
+      steps.push(native.step([span({ sequence: id, tokens: tokens.subarray(i) })]));
+      expect(native.usage().globalPages.used).toBe(before.globalPages.used + 2);
+      native.releaseSequence(id);
+      expect(native.usage()).toEqual(before);
+    }
+    const results = await Promise.all(steps);
+    const logits = results.map(([result]) => result!.logits);
+    expect(logits[2]).toEqual(logits[0]);
+    expect(logits[4]).toEqual(logits[0]);
+    expect(logits[3]).not.toEqual(logits[1]);
+  });
+
   test("token masks of a wrong size, and those that allow nothing, are refused before the step", async () => {
     const before = native.usage();
     const sampling = normalizeSampling({}, 320, "sample");

@@ -9,15 +9,15 @@ import { PAGE_TOKENS, pagesFor } from "../steps";
 
 /** A request, as the scheduler sees it. It runs while it holds a state slot and pages, else it waits. */
 export interface Schedulable {
-  /** Tokens of its text that it can put into the cache: those of the prompt, and those drawn. */
+  /** Tokens of its text that can go into the cache: those of the prompt, and those drawn. */
   readonly knownTokens: number;
   /**
-   * So many of them, the first ones, are in the cache, or will be after the steps under way. All
-   * when one that runs has to wait for its next token. While it waits to come in, those that it would find there and
-   * go on from: fewer than are known.
+   * So many of them, the first ones, are in the cache after the steps under way. All of them while
+   * one that runs waits for its next token. While it waits to come in, those that it would find
+   * there and go on from: fewer than are known.
    */
   readonly cachedTokens: number;
-  /** Its next span may not go beyond: at most those that are known, and more than are in the cache unless all are. */
+  /** Its next span may not go beyond: more than are in the cache, if more are known, and no more than those. */
   readonly spanEnd: number;
   /** Whether what may be drawn for it depends on the token before, which has to arrive first. */
   readonly constrained: boolean;

@@ -27,10 +27,9 @@ struct MemoryPlan {
 MemoryPlan plan_memory(const ModelConfig& config, const ModelOptions& options,
                        const TensorTable& table, Backend& backend);
 
-// Who holds what of the cache, and what the cache holds. The first are integers and belong to one
-// thread, the second is memory of the backend and belongs to another, which follows: it is handed
-// steps in the order in which they were begun. So `submit`, `collect` and `trace` are for the
-// second thread, and the other methods for the first; neither waits for the other.
+// Two threads share a model without a lock. One moves the integers that say who holds what of the
+// cache: it has all methods but `submit`, `collect` and `trace`, which are the other's. That one
+// has the memory of the backend, and runs steps in the order in which the first one began them.
 class Model {
  public:
   // Imports the weights and computes the meta prefix. Throws kModelFormat, kInvalidArgument,
@@ -102,13 +101,13 @@ class Model {
   CacheViews cache_;
   Workspace workspace_;
 
-  // Of the first thread.
+  // Of the thread that begins steps.
   SequenceTable table_;
   std::unordered_set<SequenceId> drawn_;  // whose last step draws a token
   // Tokens before the first of a resumed sequence that has not had a step.
   std::unordered_map<SequenceId, std::vector<int32_t>> resumed_;
 
-  // Of the second.
+  // Of the thread that runs them.
   std::optional<Error> lost_;
 };
 
