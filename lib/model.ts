@@ -385,6 +385,11 @@ export class HymbaModel implements SequenceOwner {
     return this.#device.kind === "cuda" ? 2 : 1;
   }
 
+  /** @internal Steps that the device has run so far. */
+  get stepsRun(): number {
+    return this.#runner.stepsRun;
+  }
+
   /** Whether `dispose` was called. */
   get disposed(): boolean {
     return this.#disposed !== undefined;

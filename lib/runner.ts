@@ -68,6 +68,7 @@ export class Runner {
   readonly #native: NativeModel;
   readonly limits: RunnerLimits;
   #closed = false;
+  #stepsRun = 0;
 
   constructor(native: NativeModel, limits: RunnerLimits) {
     this.#native = native;
@@ -140,7 +141,14 @@ export class Runner {
     const spans = work.map((span) => ({ ...span, sequence: span.sequence.id }));
     const results = callNative(() => this.#native.step(spans));
     for (const { sequence, tokens } of work) sequence.advance(tokens.length);
-    return awaitNative(() => results);
+    const arrived = await awaitNative(() => results);
+    this.#stepsRun += 1;
+    return arrived;
+  }
+
+  /** Steps so far that have given their results. */
+  get stepsRun(): number {
+    return this.#stepsRun;
   }
 
   /** Calls under way fail with ERR_DISPOSED before their next step: the addon would find no model. */

@@ -36,9 +36,10 @@ beforeAll(async () => {
 });
 afterAll(() => model.dispose());
 
-async function collect(chunks: AsyncIterable<GenerationChunk>) {
+/** Of a model or an engine, without what only an engine tells. */
+async function collect(chunks: AsyncIterable<GenerationChunk & Partial<EngineChunk>>) {
   const list: GenerationChunk[] = [];
-  for await (const chunk of chunks) list.push(chunk);
+  for await (const { index: _index, metrics: _metrics, ...chunk } of chunks) list.push(chunk);
   return {
     chunks: list,
     text: list.map(({ text }) => text).join(""),

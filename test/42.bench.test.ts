@@ -1,9 +1,12 @@
+import { existsSync } from "node:fs";
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import fc from "fast-check";
 import { openCheckpoint } from "../lib/checkpoint/checkpoint";
 import { KERNEL_CASES } from "../lib/cli/bench/kernel_cases";
+import { GpuUsage } from "../lib/cli/bench/gpu_usage";
 import { RandomData } from "../lib/cli/bench/random";
 import { spread } from "../lib/cli/bench/statistics";
 import { run } from "../lib/cli/main";
@@ -173,7 +176,7 @@ test("random data are the same for a seed, and normally distributed however long
 });
 
 describe("hymba bench", () => {
-  test.each(["", "decode", "prefill", "kernels"])(
+  test.each(["", "decode", "prefill", "engine", "kernels"])(
     "bench %s --help explains itself with examples",
     async (part) => {
       const terminal = new FakeTerminal("");
@@ -188,6 +191,9 @@ describe("hymba bench", () => {
     [["decode", "--batch", "0"], /integer >= 1/],
     [["decode", "--batch", "1,x"], /integer >= 1/],
     [["prefill", "--peak-tflops", "0"], /number > 0/],
+    [["engine", "--input", "20-10"], /a number, or a range such as 128-2048/],
+    [["engine", "--output", "1-2-3"], /a number, or a range such as 128-2048/],
+    [["engine", "--input", "8-"], /integer >= 1/],
     [["kernels", "--only", "linear,nothing"], /no stage "nothing", only countTokens, embedTokens/],
     [["kernels", "--tokens", "260", "--prompts", "23"], /260 tokens are too few for 23 prompts/],
     [["kernels", "--no-such-option"], /unknown option/],
@@ -253,6 +259,77 @@ describe("hymba bench", () => {
     expect((await bench(argv)).rows()).toMatchObject([
       { dtype: "float32", fraction_of_peak: null },
     ]);
+  });
+
+  const mix = ["engine", "--requests", "9", "--input", "6-20", "--output", "2-5"];
+  const narrow = ["--sequences", "3", "--batch-tokens", "32", "--warmup", "2"];
+
+  test("engine: a row for the mix, which a seed repeats", async () => {
+    const { code, err, rows } = await bench([...mix, ...narrow, "--seed", "4"]);
+    expect({ code, err }).toEqual({ code: 0, err: "" });
+    const [row] = rows() as Record<string, number>[];
+    expect(rows()).toHaveLength(1);
+    expect(row).toMatchObject({
+      ...{ bench: "engine", model: MODEL, dtype: "bfloat16", requests: 9, input: "6-20" },
+      ...{ output: "2-5", sequences: 3, batch_tokens: 32, seed: 4, gpu_idle: null },
+      ...ENVIRONMENT,
+    });
+    const [ms, input, output, steps] = ["ms", "input_tokens", "output_tokens", "steps"].map(
+      (name) => row![name]!,
+    ) as [number, number, number, number];
+    expect(input).toBeGreaterThan(9 * 6);
+    expect(input).toBeLessThan(9 * 20);
+    expect(output).toBeGreaterThan(9 * 2);
+    expect(output).toBeLessThan(9 * 5);
+    // Three texts at a time, and a step for all but the last token of each prompt.
+    expect(steps).toBeGreaterThanOrEqual(output / 3);
+    expect(steps).toBeLessThanOrEqual(output + 9);
+    expect(row!["output_tokens_per_s"]).toBeCloseTo((output * 1000) / ms);
+    expect(row!["total_tokens_per_s"]).toBeCloseTo(((input + output) * 1000) / ms);
+    for (const name of ["ttft_ms", "itl_ms"]) {
+      const [p50, p90, p99] = [50, 90, 99].map((share) => row![`${name}_p${share}`]!);
+      expect(p50).toBeGreaterThan(0);
+      expect(p90).toBeGreaterThanOrEqual(p50!);
+      expect(p99).toBeGreaterThanOrEqual(p90!);
+      expect(p99).toBeLessThanOrEqual(ms);
+    }
+    expect(row!["main_thread_busy"]).toBeGreaterThan(0);
+    expect(row!["main_thread_busy"]).toBeLessThanOrEqual(1);
+
+    const again = (await bench([...mix, ...narrow, "--seed", "4"])).rows()[0]!;
+    expect([again["input_tokens"], again["output_tokens"]]).toEqual([input, output]);
+    const other = (await bench([...mix, ...narrow, "--seed", "5"])).rows()[0]!;
+    expect([other["input_tokens"], other["output_tokens"]]).not.toEqual([input, output]);
+  });
+
+  test("engine: texts of one token, in a table, compared", async () => {
+    const single = ["engine", "--requests", "3", "--input", "4", "--output", "1", ...narrow];
+    const [row] = (await bench(single)).rows();
+    expect(row).toMatchObject({ input: "4", output: "1", output_tokens: 3, itl_ms_p50: null });
+    const file = join(folder, "engine.jsonl");
+    await writeFile(file, JSON.stringify({ ...row, ms: 1e9 }));
+    const { out } = await bench([...single, "--compare", file], true);
+    const [, , titles, line] = out.trimEnd().split("\n");
+    expect(titles).toMatch(/^requests +input +output +at a time +steps +s +output tokens\/s/);
+    expect(line).toMatch(/^3 +4 +1 +3 +\d+ +[\d.]+ .* - +- +- +[\d.]+ % +0\.000$/);
+  });
+
+  test("the idle share of a GPU is what nvidia-smi samples, if it is there", async () => {
+    const program = join(folder, "nvidia-smi");
+    const idleShare = async (output: string) => {
+      const printed = await mkdtemp(join(folder, "printed-"));
+      const script = `#!/bin/sh\nprintf '${output}'\nrmdir ${printed}\nexec sleep 60\n`;
+      await writeFile(program, script, { mode: 0o755 });
+      const usage = new GpuUsage(program);
+      while (existsSync(printed)) await sleep(2);
+      return usage.idleShare();
+    };
+    expect(await new GpuUsage(program).idleShare()).toBeNull();
+    expect(await idleShare("100\\n50\\n")).toBeCloseTo(0.25);
+    // A line that is not whole counts for nothing.
+    expect(await idleShare("90\\n1")).toBeCloseTo(0.1);
+    expect(await idleShare("[N/A]\\n")).toBeNull();
+    expect(await idleShare("")).toBeNull();
   });
 
   test.each(["bfloat16", "float32"])(

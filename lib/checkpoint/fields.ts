@@ -71,7 +71,8 @@ export function checkFields<T>(schema: z.ZodType<T>, value: unknown, where: stri
   });
 }
 
-function valueAt(value: unknown, path: readonly PropertyKey[]): unknown {
+/** What is at the path of an issue. */
+export function valueAt(value: unknown, path: readonly PropertyKey[]): unknown {
   return path.reduce<unknown>(
     (parent, key) => (parent as Readonly<Record<PropertyKey, unknown>>)[key],
     value,

@@ -1,4 +1,5 @@
 #!/usr/bin/env node
+import { setMaxListeners } from "node:events";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { Command } from "commander";
@@ -11,12 +12,14 @@ import { generateCommand } from "./generate";
 import { infoCommand } from "./info";
 import { type CliIo, processIo } from "./io";
 import { hymbaLibrary } from "./library";
+import { runBatchCommand } from "./run_batch";
 import { scoreCommand } from "./score";
 
 const COMMANDS = [
   generateCommand,
   chatCommand,
   scoreCommand,
+  runBatchCommand,
   infoCommand,
   doctorCommand,
   benchCommand,
@@ -42,6 +45,8 @@ export async function run(
   library: Library = hymbaLibrary,
 ): Promise<number> {
   const controller = new AbortController();
+  // Every request of an engine listens, and there may be any number of them.
+  setMaxListeners(0, controller.signal);
   const interrupt = (): void => controller.abort();
   const release = io.onInterrupt(interrupt);
   try {

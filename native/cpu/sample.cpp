@@ -76,10 +76,13 @@ int32_t argmax(std::span<const float> values) {
 
 // Steps 4 to 9, on adjusted logits, which are overwritten.
 int32_t choose(const SamplingRow& options, const int32_t* mask, std::span<float> logits) {
-  if (largest_of(logits) == kNever) return first_allowed(mask, static_cast<int64_t>(logits.size()));
-  if (options.temperature < kLowestTemperature) return argmax(logits);
-  for (float& logit : logits) logit = tempered_logit(logit, options.temperature);
+  const bool is_greedy = options.temperature < kLowestTemperature;
+  if (!is_greedy)
+    for (float& logit : logits) logit = tempered_logit(logit, options.temperature);
   const float largest = largest_of(logits);
+  // Also when the temperature makes it so.
+  if (largest == kNever) return first_allowed(mask, static_cast<int64_t>(logits.size()));
+  if (is_greedy) return argmax(logits);
   remove_unlikely(options, largest, logits);
   const uint64_t key = noise_key(options.seed, options.position);
   for (size_t i = 0; i < logits.size(); ++i)

@@ -11,7 +11,7 @@ import { readJson } from "./read_json.mjs";
  */
 
 /** What runs there besides the package's own dependencies. */
-const TEST_PACKAGES = ["jest", "fast-check"];
+const TEST_PACKAGES = ["jest", "fast-check", "ajv"];
 
 /** Packages that only build, compile, or watch files. */
 const LEFT_OUT = /^(cmake-js|node-addon-api|typescript|@types\/|@swc\/|@parcel\/)/;

@@ -219,6 +219,13 @@ describeCuda("sample", (device) => {
     expect([...topLogprobs.subarray(0, 20)]).toEqual([...topLogprobs.subarray(20)]);
   });
 
+  test("a temperature that makes all logits of a mask infinite draws no other token", () => {
+    const logits = Float32Array.of(0, -2e38, -3e38, 1);
+    const rows = [0, 0.25].map((temperature) => ({ temperature, tokenMask: maskOf(4, [1, 2]) }));
+    for (const on of [device, cpu()])
+      expect([...draw(on, sameLogits(logits, rows)).tokens]).toEqual([1, 1]);
+  });
+
   test("the first token of a mask is drawn when all that it allows have no probability", () => {
     const logits = Float32Array.of(1, -Infinity, NaN, -Infinity, 2);
     const tokenMask = maskOf(5, [2, 3]);

@@ -6,7 +6,7 @@ import type { CliContext } from "../context";
 import { tokensPerSecond } from "../format";
 import { integer } from "../options";
 import { Progress } from "../progress";
-import { withModel } from "../with_model";
+import { NO_PREFIX_CACHE, withModel } from "../with_model";
 import { type BenchEnvironment, heading, measureEnvironment } from "./environment";
 import { addBenchOptions, type BenchFlags, openReport, sizes } from "./options";
 import { RandomData } from "./random";
@@ -92,7 +92,11 @@ async function benchDecode(context: CliContext, flags: DecodeFlags): Promise<voi
       }
     }
   };
-  await withModel(context, flags.model, loadFlags, use, { maxSequences, maxContextTokens });
+  await withModel(context, flags.model, loadFlags, use, {
+    ...NO_PREFIX_CACHE,
+    maxSequences,
+    maxContextTokens,
+  });
   await report.finish(heading(flags.model, environment));
 }
 

@@ -6,7 +6,7 @@ import type { CliContext } from "../context";
 import { tokensPerSecond } from "../format";
 import { integer } from "../options";
 import { Progress } from "../progress";
-import { withModel } from "../with_model";
+import { NO_PREFIX_CACHE, withModel } from "../with_model";
 import { heading, measureEnvironment } from "./environment";
 import {
   addBenchOptions,
@@ -97,7 +97,11 @@ async function benchPrefill(context: CliContext, flags: PrefillFlags): Promise<v
       }
     }
   };
-  await withModel(context, flags.model, flags, use, { maxSequences, maxContextTokens });
+  await withModel(context, flags.model, flags, use, {
+    ...NO_PREFIX_CACHE,
+    maxSequences,
+    maxContextTokens,
+  });
   await report.finish(heading(flags.model, environment));
 }
 

@@ -52,6 +52,21 @@ __device__ __forceinline__ void wait_for_phase(Barrier* barrier, uint32_t parity
       : "memory");
 }
 
+// Whether that phase has ended.
+__device__ __forceinline__ bool has_ended(Barrier* barrier, uint32_t parity) {
+  uint32_t done;
+  asm volatile(
+      "{\n"
+      ".reg .pred done;\n"
+      "mbarrier.test_wait.parity.shared::cta.b64 done, [%1], %2;\n"
+      "selp.u32 %0, 1, 0, done;\n"
+      "}"
+      : "=r"(done)
+      : "r"(shared_address(barrier)), "r"(parity)
+      : "memory");
+  return done != 0;
+}
+
 // Lets kThreads threads of the block, whole warps, wait for each other, wherever in the code each
 // of them calls it; __syncthreads is for one place that all come to. Groups of threads that do not
 // all wait together take different ones of 15 barriers.

@@ -184,7 +184,7 @@ __device__ __forceinline__ void step_states(const StepStates& states, int block,
   const int first_channel = block % states.channel_blocks * kBlockChannels;
   const int channel = first_channel + block_channel;
   const bool channel_present = channel < params.channels;
-  const scan::Lane<BFloat16, kStates> lane(params, channel);
+  const scan::Lane<BFloat16, kStates> lane(params, channel, own);
   const int delta_channel = warp * kWarpChannels + lane_idx % 4 * 2;
   const float2 delta_bias = load_bias(states.bias, params.channels, first_channel + delta_channel);
   load_weights(weights, product, first_channel);

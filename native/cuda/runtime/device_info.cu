@@ -57,6 +57,7 @@ DeviceInfo probe_device(int device) {
     info.compute_major = properties.major;
     info.compute_minor = properties.minor;
     info.num_sms = properties.multiProcessorCount;
+    info.shared_bytes_per_sm = properties.sharedMemPerMultiprocessor;
     info.takes_sm90_kernels = info.compute_major == 9 && info.compute_minor == 0 &&
                               std::getenv("HYMBA_PORTABLE_KERNELS") == nullptr;
     info.memory_bytes = properties.totalGlobalMem;

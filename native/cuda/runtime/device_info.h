@@ -13,6 +13,7 @@ struct DeviceInfo {
   int compute_major = 0;
   int compute_minor = 0;
   int num_sms = 0;
+  uint64_t shared_bytes_per_sm = 0;
   // Whether it runs what is compiled for sm_90a, unless HYMBA_PORTABLE_KERNELS is set.
   bool takes_sm90_kernels = false;
   uint64_t memory_bytes = 0;

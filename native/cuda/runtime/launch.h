@@ -3,6 +3,7 @@
 
 #include <cuda_runtime.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <type_traits>
@@ -81,6 +82,15 @@ void launch(const char* name, const LaunchContext& context, void (*kernel)(Param
 template <typename T>
 HYMBA_HD constexpr T ceil_div(T a, std::type_identity_t<T> b) {
   return (a + b - 1) / b;
+}
+
+// Shared memory to ask for, `bytes` or more, so that a multiprocessor takes no more of so many
+// blocks than its even share: otherwise blocks that start while the predecessor drains crowd onto
+// the multiprocessors that are free first, and others stay empty.
+inline size_t spread_evenly(const LaunchContext& context, int64_t blocks, size_t bytes) {
+  const int64_t share = ceil_div(blocks, context.device->num_sms);
+  // The system takes some for each block: one more than the share does not fit.
+  return std::max<size_t>(bytes, context.device->shared_bytes_per_sm / (share + 1));
 }
 
 }  // namespace hymba::cuda

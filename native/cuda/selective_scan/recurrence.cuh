@@ -1,10 +1,11 @@
 // What the kernels of selective_scan and of the fused heads share: the parameters, and the
 // arithmetic of a token.
 //
-// A channel belongs to a quad: 4 neighbouring lanes with a quarter of its states each. The kernels
-// bring four outputs at a time to their quads, so that one transposed sum serves all four. They use
-// the same functions in the same order: a token's bits don't depend on which of them, or which
-// chunk of its span, it came with.
+// A lane has a quarter of a channel's states. Where a token is a span, the four of a channel are
+// neighbours, a quad, and four outputs at a time are brought to it, so that one transposed sum
+// serves all four; in longer spans they are in four warps. The kernels use the same functions in
+// the same order: a token's bits don't depend on which of them, or which chunk of its span, it came
+// with.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -18,7 +19,8 @@
 
 namespace hymba::cuda::scan {
 
-inline constexpr int kQuad = 4;
+inline constexpr int kQuarters = 4;
+inline constexpr int kQuad = kQuarters;
 inline constexpr int kBlockChannels = 32;
 inline constexpr int kThreads = kBlockChannels * kQuad;
 // Channels that are loaded together, by 16-byte accesses for bf16.
@@ -42,7 +44,7 @@ struct Params {
   Rows<Act> out;
   int channels;
   int num_states;
-  bool rows_aligned;    // u, delta and z can be read in chunks of 8
+  bool rows_aligned;    // u, delta, z and out can be moved in chunks of 8
   bool bc_aligned;      // b and c can be read in chunks of a lane's states
   bool states_aligned;  // and so can a and the states
 };
@@ -64,24 +66,29 @@ Params<Act> make_params(const SelectiveScanArgs& args) {
       .out = Rows<Act>(args.out),
       .channels = static_cast<int>(args.u.dim(1)),
       .num_states = num_states,
-      .rows_aligned = in_chunks<Act, kChannelChunk>(args.u) &&
-                      in_chunks<Act, kChannelChunk>(args.delta) &&
-                      in_chunks<Act, kChannelChunk>(args.z),
+      .rows_aligned =
+          in_chunks<Act, kChannelChunk>(args.u) && in_chunks<Act, kChannelChunk>(args.delta) &&
+          in_chunks<Act, kChannelChunk>(args.z) && in_chunks<Act, kChannelChunk>(args.out),
       .bc_aligned = in_chunks<Act, kStates>(args.b) && in_chunks<Act, kStates>(args.c),
       .states_aligned = num_states % 4 == 0 && in_chunks<float, kStates>(a) &&
                         in_chunks<float, kStates>(args.ssm_state),
   };
 }
 
-// The states of one channel that one lane of its quad holds.
+// The output, from the sum over the states.
+__device__ __forceinline__ float output(float sum, float d, float u, float gate) {
+  return fmaf(d, u, sum) * gate;
+}
+
+// A quarter of the states of one channel.
 template <typename Act, int kStates>
 class Lane {
  public:
   // Reads constants only.
-  __device__ __forceinline__ Lane(const Params<Act>& params, int channel)
+  __device__ __forceinline__ Lane(const Params<Act>& params, int channel, int quarter)
       : params_(params),
         channel_(channel),
-        first_(static_cast<int>(threadIdx.x) % kQuad * kStates),
+        first_(quarter * kStates),
         valid_(params.num_states - first_) {
     const bool present = channel < params.channels;
     d_ = present ? params.d[channel] : 0.0f;
@@ -126,9 +133,8 @@ class Lane {
     for (int n = 0; n < kStates; ++n) decay[n] = exp2_approx(delta * a_log2_[n]);
   }
 
-  // The output, from the sum of the quad's parts.
   __device__ __forceinline__ float output(float sum, float u, float gate) const {
-    return fmaf(d_, u, sum) * gate;
+    return scan::output(sum, d_, u, gate);
   }
 
  private:
@@ -175,7 +181,14 @@ __device__ __forceinline__ float advance_one_of_four(const Lane<Act, kStates>& l
   return advance(h, decay, of_lane(delta_u, i), b, c);
 }
 
-// Lane j of a quad gets the sum of parts[j] over the quad: (0 + 2) + (1 + 3), whatever j is.
+// The sum of the quarters' parts.
+__device__ __forceinline__ float sum_quarters(float part_0, float part_1, float part_2,
+                                              float part_3) {
+  return (part_0 + part_2) + (part_1 + part_3);
+}
+
+// Lane j of a quad gets the sum of parts[j] over the quad, in the order of `sum_quarters` whatever
+// j is.
 __device__ __forceinline__ float quad_sums(const float (&parts)[kQuad]) {
   const bool upper = threadIdx.x & 2, odd = threadIdx.x & 1;
   float even_part = upper ? parts[2] : parts[0];

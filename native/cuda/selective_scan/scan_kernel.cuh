@@ -1,12 +1,16 @@
 // Spans of two and more tokens: a block walks through one span for 32 channels, token after token,
 // the states in registers.
 //
-// Tiles of 32 tokens pass through shared memory, where they lie as the inner loop wants them: fp32,
-// with delta·u and silu(z) already computed, once for the four lanes of a quad. While a tile is
-// worked on, the next one's numbers are on their way to registers. In the inner loop the
-// exponentials of four tokens are started before the sums and outputs of the four before them, so
-// that the latter have something to hide behind: the chain from token to token is a single
-// multiply-add.
+// A sequence is a chain, and one of them no more than a warp for each scheduler: what is not the
+// recurrence is kept away from it. Four warps carry it, a lane for each channel and a warp for each
+// quarter of the states, so that nothing passes between lanes: a warp reads its part of b and c by
+// broadcast, and leaves its part of the sums in shared memory. The other warps, tile by tile of
+// tokens, stage the one after the next, ask for the one after that, and put out the one before. All
+// meet once a tile.
+//
+// In the recurrence, a chain of multiply-adds, the exponentials of the next tokens stand between
+// the multiply-adds of these, and what is read from shared memory is wanted a group of tokens
+// later: a warp that has its scheduler for itself hardly waits.
 #pragma once
 
 #include "cuda/device/shared.cuh"
@@ -14,146 +18,295 @@
 
 namespace hymba::cuda::scan {
 
-inline constexpr int kTileTokens = 32;
-static_assert(kThreads == kTileTokens * kQuad, "each thread stages a quarter of a token's row");
-static_assert(kBlockChannels == kChannelChunk * kQuad);
+// A warp has a lane for each channel.
+static_assert(kBlockChannels == kWarp && kBlockChannels == kChannelChunk * kQuarters);
+inline constexpr int kRecurrenceThreads = kWarp * kQuarters;
 
-template <int kStates>
-struct Tile {
-  // A row is 16 bytes longer than its channels, so that two rows start in different banks.
-  static constexpr int kRow = kBlockChannels + 2;
+// The sizes of a block's work, and its shared memory.
+template <typename Act, int kStates>
+struct Scan {
+  static constexpr int kTileTokens = kStates <= 8 ? 32 : 16;
+  // Each stages a quarter of a token's row.
+  static constexpr int kStagingThreads = kTileTokens * kQuarters;
+  static constexpr int kThreads = kRecurrenceThreads + kStagingThreads;
+  // Exponentials are worked out for a group of tokens while the group before is worked on. Several
+  // groups make a step of the loop: in the last one of a step the compiler puts the exponentials
+  // after all the rest, where they wait for each other.
+  static constexpr int kGroup = kStates <= 8 ? 2 : 1;
+  static constexpr int kGroups = 8;
+  static constexpr int kStep = kGroups * kGroup;
+  static_assert(kTileTokens % kStep == 0 && kGroups >= 2);
 
-  float2 delta[kTileTokens][kRow];  // delta, delta·u
-  float2 gate[kTileTokens][kRow];   // u, silu(z)
-  float b[kTileTokens][kQuad][kStates];
-  float c[kTileTokens][kQuad][kStates];
+  // What the recurrence reads of a token.
+  struct Token {
+    // delta, delta·u; channels in the order of `place`.
+    float2 delta[kBlockChannels];
+    // A quarter of b, and of c.
+    alignas(16) Act bc[kQuarters][2 * kStates];
+  };
+  static constexpr int kRingTokens = 3 * kTileTokens;
+  static constexpr int kSumTokens = 2 * kTileTokens;
+
+  Token ring[kRingTokens];
+  // [quarter][channel]; 16 bytes more, so that two rows start in different banks.
+  alignas(16) float sums[kSumTokens][kQuarters * kBlockChannels + 4];
+
+  // Where Token::delta has a channel: the pairs of channels that the four threads of a token store
+  // together are neighbours, and two tokens' in other banks.
+  __device__ __forceinline__ static constexpr int place(int channel) {
+    const int chunk = channel / kChannelChunk, pair = channel % kChannelChunk / 2;
+    return (pair * kQuarters + chunk) * 2 + channel % 2;
+  }
 };
 
-template <int kStates>
-__device__ __forceinline__ void read_part(float (&to)[kStates], const float (&from)[kStates]) {
-#pragma unroll
-  for (int i = 0; i < kStates; i += 4) {
-    const float4 four = *reinterpret_cast<const float4*>(from + i);
-    to[i] = four.x;
-    to[i + 1] = four.y;
-    to[i + 2] = four.z;
-    to[i + 3] = four.w;
-  }
-}
-
-// What one thread stages of a tile: 8 channels and a quarter of the states of one token.
+// What one staging thread stages of a tile: 8 channels and a quarter of the states of one token.
 template <typename Act, int kStates>
 struct Staged {
-  Chunk<Act, kChannelChunk> u, delta, z;
+  using Token = typename Scan<Act, kStates>::Token;
+
+  Chunk<Act, kChannelChunk> u, delta;
   Chunk<Act, kStates> b, c;
 
   // Token t, channels [first, first + 8); zeroes when the token is not there.
-  __device__ __forceinline__ void fetch(const Params<Act>& params, const Lane<Act, kStates>& lane,
-                                        int t, bool present, int first) {
+  __device__ __forceinline__ void fetch(const Params<Act>& params, int t, bool present, int first,
+                                        int quarter) {
     const int valid = present ? params.channels - first : 0;
     u = load_chunk<kChannelChunk>(params.u[t] + first, valid, params.rows_aligned);
     delta = load_chunk<kChannelChunk>(params.delta[t] + first, valid, params.rows_aligned);
-    z = load_chunk<kChannelChunk>(params.z[t] + first, valid, params.rows_aligned);
-    b = present ? lane.load_part(params.b[t]) : zero_chunk<Act, kStates>();
-    c = present ? lane.load_part(params.c[t]) : zero_chunk<Act, kStates>();
+    const int first_state = quarter * kStates;
+    const int states = present ? params.num_states - first_state : 0;
+    b = load_chunk<kStates>(params.b[t] + first_state, states, params.bc_aligned);
+    c = load_chunk<kStates>(params.c[t] + first_state, states, params.bc_aligned);
   }
 
-  // Into row `token`, its quarter `part`.
-  __device__ __forceinline__ void stage(Tile<kStates>& tile, int token, int part,
-                                        bool present) const {
+  __device__ __forceinline__ void stage(Token& token, int quarter, bool present) const {
+    const auto set = [&](int i, float4 deltas) {
+      const int place = Scan<Act, kStates>::place(quarter * kChannelChunk + i);
+      *reinterpret_cast<float4*>(&token.delta[place]) = deltas;
+    };
 #pragma unroll
     for (int i = 0; i < kChannelChunk; i += 2) {
-      float4 deltas, gates;
-      const auto set = [&](int j, float& d, float& d_u, float& skip, float& gate) {
-        d = element(delta, j);
-        skip = element(u, j);
-        // A token that is not there must not change a bit of the state: 1·h - 0 is h, even for -0.
-        d_u = present ? d * skip : -0.0f;
-        gate = silu(element(z, j));
-      };
-      set(i, deltas.x, deltas.y, gates.x, gates.y);
-      set(i + 1, deltas.z, deltas.w, gates.z, gates.w);
-      const int channel = part * kChannelChunk + i;
-      *reinterpret_cast<float4*>(&tile.delta[token][channel]) = deltas;
-      *reinterpret_cast<float4*>(&tile.gate[token][channel]) = gates;
+      const float first = element(delta, i), second = element(delta, i + 1);
+      set(i, make_float4(first, first * element(u, i), second, second * element(u, i + 1)));
     }
+    // A token that is not there must not change a bit of the state: 1·h - 0 is h, even for -0.
+    if (!present) {
 #pragma unroll
-    for (int n = 0; n < kStates; n += 4) {
-      *reinterpret_cast<float4*>(&tile.b[token][part][n]) =
-          make_float4(element(b, n), element(b, n + 1), element(b, n + 2), element(b, n + 3));
-      *reinterpret_cast<float4*>(&tile.c[token][part][n]) =
-          make_float4(element(c, n), element(c, n + 1), element(c, n + 2), element(c, n + 3));
+      for (int i = 0; i < kChannelChunk; i += 2) set(i, make_float4(0.0f, -0.0f, 0.0f, -0.0f));
     }
+    store_chunk<kStates>(token.bc[quarter], b, kStates, true);
+    store_chunk<kStates>(token.bc[quarter] + kStates, c, kStates, true);
   }
 };
 
+// The staging warps.
 template <typename Act, int kStates>
-__global__ void __launch_bounds__(kThreads) scan_kernel(Params<Act> params) {
-  allow_successor();
-  Tile<kStates>* const tiles = dynamic_shared<Tile<kStates>>();
-  const int part = threadIdx.x % kQuad;
-  const int row = threadIdx.x / kQuad;  // channel of the block in the loop, token when staging
-  const int first_channel = blockIdx.x * kBlockChannels;
-  const int channel = first_channel + row;
-  const int staged_channel = first_channel + part * kChannelChunk;
-  const Lane<Act, kStates> lane(params, channel);
-  wait_for_predecessor();
+class Staging {
+  using Shared = Scan<Act, kStates>;
+  static constexpr int kTile = Shared::kTileTokens;
+  // Of the prefetch: a tile takes about a microsecond, as memory does when it is busy.
+  static constexpr int kAhead = 5 * kTile;
 
-  const int span = blockIdx.y;
-  const int begin = params.batch.span_offsets[span];
-  const int num_tokens = params.batch.span_offsets[span + 1] - begin;
-  if (num_tokens < 2) return;
-  const int slot = params.batch.state_slot[span];
-  float h[kStates];
-  lane.load_states(h, slot < 0 ? -1 : params.batch.state_source[span]);
-
-  Staged<Act, kStates> staged;
-  staged.fetch(params, lane, begin + row, row < num_tokens, staged_channel);
-  for (int first = 0; first < num_tokens; first += kTileTokens) {
-    Tile<kStates>& tile = tiles[first / kTileTokens % 2];
-    staged.stage(tile, row, part, first + row < num_tokens);
-    // One barrier a tile: whoever is past it has left the tile before, whose place the next one
-    // takes.
-    __syncthreads();
-    const int next = first + kTileTokens + row;
-    staged.fetch(params, lane, begin + next, next < num_tokens, staged_channel);
-
-    const int tile_tokens = min(kTileTokens, num_tokens - first);
-    float parts[kQuad] = {};
-    // Of the four tokens from t on, lane j of a quad puts out token t + j. Before the first four
-    // there is nothing to put out, but no branch either: the loop's body stays one block of
-    // instructions for the compiler to interleave.
-    const int wanted = channel < params.channels ? tile_tokens : 0;
-    Act* out = params.out[begin + first + part - kQuad] + channel;
-    const auto put_out = [&](int t) {
-      const int token = t + part;
-      const float sum = quad_sums(parts);
-      const float2 gate = tile.gate[token & (kTileTokens - 1)][row];
-      const Act result = as_act<Act>(lane.output(sum, gate.x, gate.y));
-      if (token >= 0 && token < wanted) *out = result;
-      out += kQuad * params.out.stride;
-    };
-#pragma unroll 2
-    for (int t = 0; t < tile_tokens; t += kQuad) {
-      float decay[kQuad][kStates], delta_u[kQuad];
+ public:
+  __device__ __forceinline__ Staging(const Params<Act>& params, Shared& shared, int first_channel)
+      : params_(params),
+        shared_(shared),
+        row_((threadIdx.x - kRecurrenceThreads) / kQuarters),
+        quarter_(threadIdx.x % kQuarters),
+        first_(first_channel + quarter_ * kChannelChunk) {
 #pragma unroll
-      for (int i = 0; i < kQuad; ++i) {
-        const float2 delta = tile.delta[t + i][row];
-        delta_u[i] = delta.y;
-        lane.decays(decay[i], delta.x);
-      }
-      put_out(t - kQuad);
-#pragma unroll
-      for (int i = 0; i < kQuad; ++i) {
-        float b[kStates], c[kStates];
-        read_part(b, tile.b[t + i][part]);
-        read_part(c, tile.c[t + i][part]);
-        parts[i] = advance(h, decay[i], delta_u[i], b, c);
-      }
-    }
-    put_out((tile_tokens - 1) / kQuad * kQuad);
+    for (int j = 0; j < kChannelChunk; ++j)
+      d_[j] = first_ + j < params.channels ? params.d[first_ + j] : 0.0f;
+    ahead_ = quarter_ == 0   ? params.u
+             : quarter_ == 1 ? params.delta
+             : quarter_ == 2 ? params.z
+                             : params.b;
+    if (quarter_ < 3) ahead_.data += first_channel;
   }
-  lane.store_states(h, slot);
+
+  // Of the span [begin, begin + num_tokens).
+  __device__ __forceinline__ void run(int begin, int num_tokens) {
+    Staged<Act, kStates> staged, second;
+    const auto fetch = [&](Staged<Act, kStates>& to, int first) {
+      to.fetch(params_, begin + first + row_, first + row_ < num_tokens, first_, quarter_);
+    };
+    const auto stage = [&](const Staged<Act, kStates>& from, int first) {
+      from.stage(shared_.ring[(first + row_) % Shared::kRingTokens], quarter_,
+                 first + row_ < num_tokens);
+    };
+    fetch(staged, 0);
+    fetch(second, kTile);
+    stage(staged, 0);
+    stage(second, kTile);
+    fetch(staged, 2 * kTile);
+    for (int first = 3 * kTile; first < kAhead; first += kTile) prefetch(begin, first, num_tokens);
+    __syncthreads();
+    for (int first = 0; first < num_tokens; first += kTile) {
+      if (first > 0) put_out(begin, first - kTile, num_tokens);
+      fetch_gate(begin, first, num_tokens);
+      prefetch(begin, first + kAhead, num_tokens);
+      if (first + 2 * kTile < num_tokens) {
+        stage(staged, first + 2 * kTile);
+        fetch(staged, first + 3 * kTile);
+      }
+      __syncthreads();
+    }
+    put_out(begin, (num_tokens - 1) / kTile * kTile, num_tokens);
+  }
+
+ private:
+  // Each of a token's four threads brings its row of one input to the L2; b and c are neighbours.
+  __device__ __forceinline__ void prefetch(int begin, int first, int num_tokens) const {
+    if (first + row_ < num_tokens) prefetch_to_l2(ahead_[begin + first + row_]);
+  }
+
+  __device__ __forceinline__ void fetch_gate(int begin, int first, int num_tokens) {
+    const int t = begin + first + row_;
+    const int valid = first + row_ < num_tokens ? params_.channels - first_ : 0;
+    u_ = load_chunk<kChannelChunk>(params_.u[t] + first_, valid, params_.rows_aligned);
+    z_ = load_chunk<kChannelChunk>(params_.z[t] + first_, valid, params_.rows_aligned);
+  }
+
+  // Token `first` + row of the span, whose u and z have been fetched.
+  __device__ __forceinline__ void put_out(int begin, int first, int num_tokens) {
+    if (first + row_ >= num_tokens) return;
+    const float* const from = &shared_.sums[(first + row_) % Shared::kSumTokens][0];
+    float values[kChannelChunk];
+#pragma unroll
+    for (int j = 0; j < kChannelChunk; j += 4) {
+      float4 parts[kQuarters];
+#pragma unroll
+      for (int i = 0; i < kQuarters; ++i)
+        parts[i] = *reinterpret_cast<const float4*>(from + i * kBlockChannels +
+                                                    quarter_ * kChannelChunk + j);
+      values[j] = sum_quarters(parts[0].x, parts[1].x, parts[2].x, parts[3].x);
+      values[j + 1] = sum_quarters(parts[0].y, parts[1].y, parts[2].y, parts[3].y);
+      values[j + 2] = sum_quarters(parts[0].z, parts[1].z, parts[2].z, parts[3].z);
+      values[j + 3] = sum_quarters(parts[0].w, parts[1].w, parts[2].w, parts[3].w);
+    }
+#pragma unroll
+    for (int j = 0; j < kChannelChunk; ++j)
+      values[j] = output(values[j], d_[j], element(u_, j), silu(element(z_, j)));
+    store_values(params_.out[begin + first + row_] + first_, values, params_.channels - first_,
+                 params_.rows_aligned);
+  }
+
+  const Params<Act>& params_;
+  Shared& shared_;
+  const int row_;          // token of a tile
+  const int quarter_;      // of the block's channels, and of the states
+  const int first_;        // channel
+  Rows<const Act> ahead_;  // what it prefetches
+  float d_[kChannelChunk];
+  Chunk<Act, kChannelChunk> u_, z_;
+};
+
+// The recurrence of one channel's quarter of states.
+template <typename Act, int kStates>
+__device__ __forceinline__ void carry(Scan<Act, kStates>& shared, const Lane<Act, kStates>& lane,
+                                      float (&h)[kStates], int num_tokens) {
+  using Shared = Scan<Act, kStates>;
+  using Token = typename Shared::Token;
+  constexpr int kGroup = Shared::kGroup, kGroups = Shared::kGroups;
+  const int channel = threadIdx.x % kWarp;
+  const int quarter = threadIdx.x / kWarp;
+  const int place = Shared::place(channel);
+  const auto read_deltas = [&](float2(&to)[kGroup], const Token* from) {
+#pragma unroll
+    for (int i = 0; i < kGroup; ++i) to[i] = from[i].delta[place];
+  };
+  const auto read_bc = [&](Chunk<Act, 2 * kStates>(&to)[kGroup], const Token* from) {
+#pragma unroll
+    for (int i = 0; i < kGroup; ++i)
+      to[i] = load_chunk<2 * kStates>(from[i].bc[quarter], 2 * kStates, true);
+  };
+
+  // Of this group, the next one, and delta also of the one after that.
+  float2 delta[3][kGroup];
+  Chunk<Act, 2 * kStates> bc[2][kGroup];
+  float decay[2][kGroup][kStates];
+
+  __syncthreads();
+  const Token* token = shared.ring;
+  read_deltas(delta[0], token);
+  read_deltas(delta[1], token + kGroup);
+  read_bc(bc[0], token);
+#pragma unroll
+  for (int i = 0; i < kGroup; ++i) lane.decays(decay[0][i], delta[0][i].x);
+
+  for (int first = 0; first < num_tokens; first += Shared::kTileTokens) {
+    const int tile_tokens = min(Shared::kTileTokens, num_tokens - first);
+    float* sums = &shared.sums[first % Shared::kSumTokens][threadIdx.x];
+    // Beyond the span's last token there are a few that change nothing, and beyond those, which
+    // are read ahead for nothing, anything.
+#pragma unroll 1
+    for (int t = 0; t < tile_tokens; t += Shared::kStep) {
+      const Token* const next_step = token + Shared::kStep == shared.ring + Shared::kRingTokens
+                                         ? shared.ring
+                                         : token + Shared::kStep;
+#pragma unroll
+      for (int group = 0; group < kGroups; ++group) {
+        const auto ahead = [&](int groups) {
+          const int to = group + groups;
+          return to < kGroups ? token + to * kGroup : next_step + (to - kGroups) * kGroup;
+        };
+        read_deltas(delta[2], ahead(2));
+        read_bc(bc[1], ahead(1));
+#pragma unroll
+        for (int i = 0; i < kGroup; ++i) {
+          lane.decays(decay[1][i], delta[1][i].x);
+          float b[kStates], c[kStates];
+#pragma unroll
+          for (int n = 0; n < kStates; ++n) {
+            b[n] = element(bc[0][i], n);
+            c[n] = element(bc[0][i], kStates + n);
+          }
+          *sums = advance(h, decay[0][i], delta[0][i].y, b, c);
+          sums += sizeof(shared.sums[0]) / sizeof(float);
+        }
+#pragma unroll
+        for (int i = 0; i < kGroup; ++i) {
+          delta[0][i] = delta[1][i];
+          delta[1][i] = delta[2][i];
+          bc[0][i] = bc[1][i];
+#pragma unroll
+          for (int n = 0; n < kStates; ++n) decay[0][i][n] = decay[1][i][n];
+        }
+      }
+      token = next_step;
+    }
+    __syncthreads();
+  }
+}
+
+template <typename Act, int kStates>
+__global__ void __launch_bounds__(Scan<Act, kStates>::kThreads, kStates == 4 ? 2 : 1)
+    scan_kernel(Params<Act> params) {
+  allow_successor();
+  Scan<Act, kStates>& shared = *dynamic_shared<Scan<Act, kStates>>();
+  const int first_channel = blockIdx.x * kBlockChannels;
+  const int span = blockIdx.y;
+  // {begin, tokens}: of spans of one token none.
+  const auto tokens_of_span = [&] {
+    const int begin = params.batch.span_offsets[span];
+    return int2{begin, params.batch.span_offsets[span + 1] - begin};
+  };
+  if (threadIdx.x >= kRecurrenceThreads) {
+    Staging<Act, kStates> staging(params, shared, first_channel);
+    wait_for_predecessor();
+    const int2 tokens = tokens_of_span();
+    if (tokens.y > 1) staging.run(tokens.x, tokens.y);
+  } else {
+    const Lane<Act, kStates> lane(params, first_channel + threadIdx.x % kWarp, threadIdx.x / kWarp);
+    wait_for_predecessor();
+    const int2 tokens = tokens_of_span();
+    if (tokens.y < 2) return;
+    const int slot = params.batch.state_slot[span];
+    float h[kStates];
+    lane.load_states(h, slot < 0 ? -1 : params.batch.state_source[span]);
+    carry(shared, lane, h, tokens.y);
+    lane.store_states(h, slot);
+  }
 }
 
 }  // namespace hymba::cuda::scan

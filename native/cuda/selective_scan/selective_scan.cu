@@ -4,19 +4,22 @@
 // Shapes    u, delta, z, out [T, E] act; b, c [T, N] act; rows may be strided; a [E, N], d [E]
 // fp32;
 //           ssm_state [slots, E, N] fp32.
-// Mapping   four lanes a channel, a quarter of its states each, in registers; 32 channels a block.
-//           Spans of one token: update_kernel.cuh, four spans a block. Longer ones:
-//           scan_kernel.cuh, a block walks through a span. With spans of both kinds in a call both
+// Mapping   A lane has a quarter of a channel's states, in registers; 32 channels a block.
+//           Spans of one token: update_kernel.cuh, four lanes a channel, four spans a block. Longer
+//           ones: scan_kernel.cuh, a block walks through a span, four warps with its states and
+//           four that bring and take what these work on. With spans of both kinds in a call both
 //           kernels run, and each leaves the other's spans alone.
-// Shared memory  scan: two tiles of 32 tokens, 43 KB for 16 states; update: none.
+// Shared memory  scan: three tiles of 32 tokens, the sums of two: 63 KB for 16 states; more where
+//           the blocks are to spread over the device. update: none.
 // Numerics  state and arithmetic in fp32, exp2 by the approximate instruction (2 ulp), one rounding
 //           of the output. Sequential in time, the same operations in the same order in both
 //           kernels: the same bits however a sequence is cut.
 // Limits    N ≤ 64; a span has at least one token. No span reads a slot that another one of the
 //           same call writes.
 // Cost      N exponentials and 4·N multiply-adds a token and channel; 8·N bytes of state a channel
-//           and span. Scan: bound by the exponential unit with several sequences, by latency with
-//           one. Update: bound by memory.
+//           and span. Scan: with 16 states a token and 32 channels are 32 cycles of a
+//           multiprocessor's exponential units, and as many instructions of each scheduler: bound
+//           by both, on as many multiprocessors as there are blocks. Update: bound by memory.
 
 #include "cuda/dispatch.h"
 #include "cuda/selective_scan/scan_kernel.cuh"
@@ -39,7 +42,9 @@ void launch_for(const SelectiveScanArgs& args, const LaunchContext& context) {
            dim3(channel_blocks, ceil_div(num_spans, kBlockSpans)), dim3(kThreads), 0, params);
   if (num_tokens > num_spans)
     launch("selective_scan", context, scan_kernel<Act, kStates>, dim3(channel_blocks, num_spans),
-           dim3(kThreads), 2 * sizeof(Tile<kStates>), params);
+           dim3(Scan<Act, kStates>::kThreads),
+           spread_evenly(context, int64_t{channel_blocks} * num_spans, sizeof(Scan<Act, kStates>)),
+           params);
 }
 
 }  // namespace

@@ -17,7 +17,7 @@ __global__ void __launch_bounds__(kThreads) update_kernel(Params<Act> params) {
   const int own = threadIdx.x % kQuad;
   const int channel = blockIdx.x * kBlockChannels + threadIdx.x / kQuad;
   const bool channel_present = channel < params.channels;
-  const Lane<Act, kStates> lane(params, channel);
+  const Lane<Act, kStates> lane(params, channel, own);
   wait_for_predecessor();
 
   // Of this lane's span; token -1: nothing to do.

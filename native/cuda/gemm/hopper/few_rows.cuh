@@ -66,6 +66,7 @@ __global__ void __launch_bounds__(Config::kThreads, 2)
 
   __shared__ RingBarriers barriers;
   __shared__ Barrier sums_arrived;
+  __shared__ Barrier rows_arrived;
   // The ring first: its tiles must lie on multiples of 1 KB.
   char* const ring = dynamic_shared<char>();
   char* const rows = ring + stages * stage_bytes;
@@ -80,6 +81,7 @@ __global__ void __launch_bounds__(Config::kThreads, 2)
   const int lane = threadIdx.x % kWarp;
   if (threadIdx.x == 0) {
     if constexpr (Config::kIsSplit) init_barrier(&sums_arrived, 1);
+    init_barrier(&rows_arrived, 1);
     barriers.init(stages, Config::kWarps);
   }
   // Columns beyond the last are zeroes in the weights, but 0 · NaN is not.
@@ -105,12 +107,18 @@ __global__ void __launch_bounds__(Config::kThreads, 2)
     RingPlace place(stages);
     CopyLimit limit(stages, stage_bytes);
     const L2Policy policy = evict_first_policy();
+    bool has_allowed = false;
     for (int tile = worker; tile < operands.tiles; tile += num_workers) {
       const TileGroups groups(operands, tile, Epilogue::kPaired);
       if (lane == 0) {
         const bool is_last = tile + num_workers >= operands.tiles;
         for (int step = 0; step < steps; ++step) {
-          if (is_last && step == max(steps - limit.copies(), 0)) allow_successor();
+          // Not before the rows are there: they would wait behind what the successor reads ahead.
+          if (is_last && !has_allowed && step >= steps - limit.copies() &&
+              has_ended(&rows_arrived, 0)) {
+            allow_successor();
+            has_allowed = true;
+          }
           if (place.reused()) wait_for_phase(&barriers.empty[place.stage()], place.parity() ^ 1);
           limit.wait(barriers.full);
           Barrier* const full = &barriers.full[place.stage()];
@@ -118,6 +126,10 @@ __global__ void __launch_bounds__(Config::kThreads, 2)
           copy_bulk(ring + place.stage() * stage_bytes, groups.weights(operands, begin + step),
                     groups.bytes(), full, policy);
           place.advance();
+        }
+        if (is_last && !has_allowed) {
+          wait_for_phase(&rows_arrived, 0);
+          allow_successor();
         }
       }
       __syncwarp();
@@ -135,6 +147,7 @@ __global__ void __launch_bounds__(Config::kThreads, 2)
 
   bring_rows<Config::kReaders>(input, operands, begin * kBlockCols, valid_cols, rows, row_bytes,
                                gains, [] { sync_threads<kReadersBarrier, Config::kReaders>(); });
+  if (threadIdx.x == 0) arrive_at(&rows_arrived);
   RingPlace place(stages);
   for (int tile = worker; tile < operands.tiles; tile += num_workers) {
     const TileGroups groups(operands, tile, Epilogue::kPaired);

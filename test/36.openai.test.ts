@@ -1,0 +1,306 @@
+import { join } from "node:path";
+import { type Engine, HymbaError, HymbaModel } from "../lib";
+import type { ApiError } from "../lib/openai/api_error";
+import { requestError } from "../lib/openai/api_error";
+import { answer, ENDPOINTS, type Served } from "../lib/openai/endpoint";
+import type { GeneratedText } from "../lib/openai/texts";
+
+const FOLDER = join(__dirname, "..", "models", "hymba-tiny");
+const COMPLETIONS = "/v1/completions";
+const CHAT = "/v1/chat/completions";
+const MESSAGES = [{ role: "user", content: "Who comes?" }];
+
+let model: HymbaModel;
+let engine: Engine;
+let served: Served;
+
+beforeAll(async () => {
+  model = await HymbaModel.load(FOLDER, { device: "cpu", maxSequences: 4, maxContextTokens: 256 });
+  engine = model.createEngine();
+  served = { model, engine, name: "tiny" };
+});
+afterAll(() => model.dispose());
+
+const understand = (path: string, body: unknown) =>
+  Promise.resolve().then(() => ENDPOINTS.get(path)!(model, body));
+
+async function ask(path: string, body: unknown) {
+  const signal = new AbortController().signal;
+  const response = await answer(served, ENDPOINTS.get(path)!, body, signal);
+  return { ...response, choices: response.choices as Readonly<Record<string, unknown>>[] };
+}
+
+/** What `model.generate` writes. */
+async function alone(options: Parameters<HymbaModel["generate"]>[0]) {
+  const chunks = [];
+  for await (const chunk of model.generate(options)) chunks.push(chunk);
+  return { text: chunks.map(({ text }) => text).join(""), chunks };
+}
+
+describe("a request", () => {
+  test("becomes options of the engine, field by field", async () => {
+    const schema = { type: "object" };
+    const body = {
+      model: "mine",
+      user: "somebody",
+      stream: false,
+      prompt: [3, 4],
+      n: 2,
+      max_tokens: 7,
+      temperature: 0.5,
+      top_p: 0.9,
+      seed: 11,
+      stop: "end",
+      logprobs: 0,
+      logit_bias: { 5: -1 },
+      presence_penalty: 0.1,
+      frequency_penalty: 0.2,
+      response_format: { type: "json_schema", json_schema: { name: "x", strict: true, schema } },
+      top_k: 40,
+      min_p: 0.05,
+      repetition_penalty: 1.1,
+      stop_token_ids: [9],
+      ignore_eos: true,
+    };
+    expect(await understand(COMPLETIONS, body)).toMatchObject({ model: "mine" });
+    expect((await understand(COMPLETIONS, body)).options).toEqual({
+      prompt: [3, 4],
+      n: 2,
+      maxTokens: 7,
+      temperature: 0.5,
+      topP: 0.9,
+      seed: 11n,
+      stop: ["end"],
+      topLogprobs: 0,
+      logitBias: { 5: -1 },
+      presencePenalty: 0.1,
+      frequencyPenalty: 0.2,
+      responseFormat: { type: "json_schema", schema },
+      topK: 40,
+      minP: 0.05,
+      repetitionPenalty: 1.1,
+      stopTokenIds: [9],
+      ignoreEos: true,
+    });
+  });
+
+  test("has OpenAI's defaults for what the model's folder does not decide; null is as good as nothing", async () => {
+    const nulls = { max_tokens: null, temperature: null, stop: null, response_format: null };
+    const { options } = await understand(COMPLETIONS, { prompt: "Once", ...nulls });
+    expect(options).toEqual({ prompt: "Once", maxTokens: 16 });
+    const chat = await understand(CHAT, { messages: MESSAGES });
+    expect(chat.options).toEqual({ prompt: expect.any(Int32Array), maxTokens: 2 ** 31 - 1 });
+  });
+
+  test("of a chat is written by the model's template", async () => {
+    const content = [
+      { type: "text", text: "Who" },
+      { type: "text", text: "comes?" },
+    ];
+    const messages = [
+      { role: "system", content: "Be brief." },
+      { role: "user", content },
+    ];
+    const { options } = await understand(CHAT, { messages });
+    expect(model.tokenizer.decode(options.prompt as Int32Array, { skipSpecialTokens: false })).toBe(
+      "<|endoftext|><|system|>\nBe brief.<|end|>\n<|user|>\nWho\ncomes?<|end|>\n<|assistant|>\n",
+    );
+  });
+
+  test.each<[object, string, unknown]>([
+    [{ max_completion_tokens: 5, max_tokens: 6 }, "maxTokens", 5],
+    [{ logprobs: true }, "topLogprobs", 0],
+    [{ logprobs: true, top_logprobs: 3 }, "topLogprobs", 3],
+    [{ logprobs: false }, "topLogprobs", undefined],
+    [{ top_k: -1 }, "topK", 0],
+    [{ seed: -1 }, "seed", 2n ** 64n - 1n],
+    [{ stop: ["a", "b"] }, "stop", ["a", "b"]],
+    [{ response_format: { type: "text" } }, "responseFormat", undefined],
+    [{ response_format: { type: "json_object" } }, "responseFormat", { type: "json_object" }],
+  ])("%j is %s %j", async (fields, option, value) => {
+    const { options } = await understand(CHAT, { messages: MESSAGES, ...fields });
+    expect(options[option as keyof typeof options]).toEqual(value);
+  });
+});
+
+describe("a wrong request", () => {
+  test.each<[string, unknown, string | null, RegExp]>([
+    [COMPLETIONS, "text", null, /^the body: expected an object, got "text"$/],
+    [COMPLETIONS, undefined, null, /^the body: expected an object, got nothing$/],
+    [COMPLETIONS, {}, "prompt", /^prompt: expected a string or an array of token ids, got nothing/],
+    [COMPLETIONS, { prompt: ["a", "b"] }, "prompt", /^prompt: expected a string or/],
+    [COMPLETIONS, { prompt: [] }, "prompt", /^prompt must hold at least one token/],
+    [COMPLETIONS, { prompt: [1e6] }, "prompt", /^prompt\[0\] must be from 0 to \d+, got 1000000/],
+    [COMPLETIONS, { prompt: "a", echo: true }, "echo", /^unknown field echo/],
+    [COMPLETIONS, { prompt: "a", messages: [] }, "messages", /^unknown field messages/],
+    [COMPLETIONS, { prompt: "a", stream: true }, "stream", /^stream: expected false/],
+    [COMPLETIONS, { prompt: "a", top_p: 2 }, "top_p", /^top_p must be above 0 and at most 1/],
+    [COMPLETIONS, { prompt: "a", max_tokens: 0 }, "max_tokens", /^max_tokens must be from 1/],
+    [
+      COMPLETIONS,
+      { prompt: "a", max_tokens: 1.5 },
+      "max_tokens",
+      /^max_tokens: expected an integer/,
+    ],
+    [COMPLETIONS, { prompt: "a", n: 0 }, "n", /^n must be from 1 to 128/],
+    [COMPLETIONS, { prompt: "a", stop: [""] }, "stop", /^stop: expected a text or an array/],
+    [COMPLETIONS, { prompt: "a", logprobs: 21 }, "logprobs", /^logprobs: .* from 0 to 20, got 21/],
+    [COMPLETIONS, { prompt: "a", logit_bias: { x: 1 } }, "logit_bias", /logit_bias must be an int/],
+    [COMPLETIONS, { prompt: "a", stop_token_ids: [-1] }, "stop_token_ids", /^stop_token_ids must/],
+    [CHAT, { messages: [] }, null, /^messages must be a non-empty array/],
+    [CHAT, { messages: [{ role: "user" }] }, "messages[0].content", /^messages\[0\].content: exp/],
+    [CHAT, { messages: MESSAGES, top_logprobs: 1 }, "top_logprobs", /needs logprobs: true/],
+    [CHAT, { messages: MESSAGES, tools: [] }, "tools", /^unknown field tools/],
+    [
+      CHAT,
+      { messages: MESSAGES, response_format: { type: "xml" } },
+      "response_format.type",
+      /json/,
+    ],
+    [
+      CHAT,
+      { messages: MESSAGES, response_format: { type: "json_schema", json_schema: {} } },
+      "response_format.json_schema.schema",
+      /expected a JSON schema, got nothing/,
+    ],
+  ])("%s %j", async (path, body, param, message) => {
+    const error = requestError(await ask(path, body).catch((error: unknown) => error))!;
+    expect(error.body.error).toMatchObject({ type: "invalid_request_error", param });
+    expect(error.message).toMatch(message);
+    expect(error.status).toBe(400);
+  });
+
+  test("has OpenAI's code when its prompt is too long, and says what the schema has", async () => {
+    const long = await ask(COMPLETIONS, { prompt: Array(257).fill(40) }).catch(requestError);
+    expect(long).toMatchObject({ code: "context_length_exceeded" });
+    expect((long as ApiError).message).toMatch(/^the prompt is too long: .* 257 more/);
+    const json_schema = { schema: { not: {} } };
+    const body = { prompt: "a", response_format: { type: "json_schema", json_schema } };
+    const refused = await ask(COMPLETIONS, body).catch(requestError);
+    expect((refused as ApiError).message).toMatch(/"not" cannot be enforced/);
+  });
+
+  test("is none when the model, a caller or a bug is to blame", () => {
+    expect(requestError(new HymbaError("ERR_DEVICE_LOST", "gone"))).toBeUndefined();
+    expect(requestError(new HymbaError("ERR_ABORTED", "by its signal"))).toBeUndefined();
+    expect(requestError(new TypeError("x is not a function"))).toBeUndefined();
+    expect(requestError("text")).toBeUndefined();
+  });
+});
+
+describe("an answer", () => {
+  test("of completions is the text that model.generate writes", async () => {
+    const options = { prompt: "The old house", maxTokens: 20, seed: 5, temperature: 0.9 };
+    const expected = await alone(options);
+    const body = { prompt: options.prompt, max_tokens: 20, seed: 5, temperature: 0.9 };
+    const response = await ask(COMPLETIONS, body);
+    const prompt = await model.tokenizer.encode(options.prompt);
+    expect(response).toEqual({
+      id: expect.stringMatching(/^cmpl-[-0-9a-f]{36}$/),
+      object: "text_completion",
+      created: expect.any(Number),
+      model: "tiny",
+      choices: [{ index: 0, text: expected.text, logprobs: null, finish_reason: "length" }],
+      usage: {
+        prompt_tokens: prompt.length,
+        completion_tokens: 20,
+        total_tokens: prompt.length + 20,
+        prompt_tokens_details: { cached_tokens: 0 },
+      },
+    });
+    expect(Math.abs(response.created - Date.now() / 1000)).toBeLessThan(60);
+    const again = await ask(COMPLETIONS, { ...body, model: "mine" });
+    expect(again).toMatchObject({ model: "mine", choices: [{ text: expected.text }] });
+    const cached = again.usage.prompt_tokens_details.cached_tokens;
+    expect(cached).toBe(prompt.length - 1);
+  });
+
+  test("of a chat is a message; n counts the seed up; a full context is a matter of length", async () => {
+    const { options } = await understand(CHAT, { messages: MESSAGES });
+    const fields = { ignore_eos: true, n: 2, seed: 7 };
+    const { choices, object, usage } = await ask(CHAT, { messages: MESSAGES, ...fields });
+    const expected = [];
+    for (const seed of [7, 8]) {
+      expected.push(await alone({ ...options, seed, ignoreEos: true }));
+    }
+    expect(object).toBe("chat.completion");
+    expect(choices).toEqual(
+      expected.map(({ text }, index) => ({
+        index,
+        message: { role: "assistant", content: text, refusal: null },
+        logprobs: null,
+        finish_reason: "length",
+      })),
+    );
+    const generated = expected[0]!.chunks.length + expected[1]!.chunks.length;
+    expect(usage.completion_tokens).toBe(generated);
+  });
+
+  test("with a response format is what it allows", async () => {
+    const schema = { type: "object", properties: { a: { enum: [1, 2] } }, required: ["a"] };
+    const response_format = { type: "json_schema", json_schema: { schema } };
+    const { choices } = await ask(CHAT, { messages: MESSAGES, response_format, max_tokens: 40 });
+    const { content } = choices[0]!["message"] as { content: string };
+    expect([1, 2]).toContain((JSON.parse(content) as { a: number }).a);
+    expect(choices[0]).toMatchObject({ finish_reason: "stop" });
+  });
+
+  test("has log-probabilities of every token, in either shape", async () => {
+    const fields = { seed: 3, max_tokens: 12, temperature: 1 };
+    const prompt = (await understand(CHAT, { messages: MESSAGES })).options.prompt as Int32Array;
+    const options = { prompt, seed: 3, maxTokens: 12, temperature: 1, topLogprobs: 2 };
+    const { chunks, text } = await alone(options);
+    const name = (token: number) => model.tokenizer.decode([token], { skipSpecialTokens: false });
+    const tokens = chunks.map(({ token }) => name(token));
+    const logprobs = chunks.map(({ logprob }) => logprob);
+
+    const body = { prompt: [...prompt], logprobs: 2, ...fields };
+    const plain = (await ask(COMPLETIONS, body)).choices[0]!;
+    expect(plain["text"]).toBe(text);
+    expect(plain["logprobs"]).toEqual({
+      tokens,
+      token_logprobs: logprobs,
+      top_logprobs: chunks.map(({ token, logprob, topLogprobs }) =>
+        Object.fromEntries(
+          [...topLogprobs!, { token, logprob }].map((t) => [name(t.token), t.logprob]),
+        ),
+      ),
+      text_offset: tokens.map((_, i) => tokens.slice(0, i).join("").length),
+    });
+
+    const chat = { messages: MESSAGES, logprobs: true, top_logprobs: 2, ...fields };
+    const entry = ({ token, logprob }: { token: number; logprob: number }) => ({
+      token: name(token),
+      logprob,
+      bytes: [...Buffer.from(name(token))],
+    });
+    expect((await ask(CHAT, chat)).choices[0]!["logprobs"]).toEqual({
+      content: chunks.map(({ topLogprobs, ...token }) => ({
+        ...entry(token),
+        top_logprobs: topLogprobs!.map(entry),
+      })),
+      refusal: null,
+    });
+  });
+
+  test("names parts of characters and special tokens, and has no infinities", async () => {
+    const { choice } = await understand(COMPLETIONS, { prompt: "a", logprobs: 0 });
+    const parts = await model.tokenizer.encode("a☃b", { addSpecialTokens: false });
+    const drawn = [...parts, 0].map((token) => ({ token, logprob: -Infinity }));
+    const text: GeneratedText = {
+      text: "a☃b",
+      tokens: drawn,
+      finishReason: "stop",
+      metrics: {} as never,
+    };
+    const { logprobs } = choice(text, 0) as { logprobs: Record<string, unknown[]> };
+    const tokens = logprobs["tokens"] as string[];
+    // The model's vocabulary has no token for a snowman.
+    expect(tokens.at(0)).toBe("a");
+    expect(tokens.slice(1, -2).join("").replaceAll("bytes:", "")).toBe("\\xe2\\x98\\x83");
+    expect(tokens.slice(-2)).toEqual(["b", "<|endoftext|>"]);
+    expect(logprobs["token_logprobs"]).toEqual(drawn.map(() => -9999));
+    const offsets = logprobs["text_offset"] as number[];
+    expect([offsets[0], offsets[1], ...offsets.slice(-2)]).toEqual([0, 1, 2, 3]);
+  });
+});
