@@ -138,6 +138,11 @@ export interface NativeModel {
   isSnapshot(id: number): boolean;
   /** Pages of the global pool that no other sequence uses. */
   ownPages(id: number): number;
+  /**
+   * The sequences have taken the tokens, and the cache is as after the step, when this returns; it
+   * throws when the step is refused, and nothing has changed then. The results come later, in the
+   * order of the steps, and others may be handed over meanwhile.
+   */
   step(spans: readonly NativeSpan[]): Promise<NativeSpanResult[]>;
   trace(tokens: Int32Array, layers: Int32Array): Promise<TracedTensor[]>;
   dispose(): Promise<void>;

@@ -323,6 +323,7 @@ export class HymbaModel implements SequenceOwner {
       limits: this.limits,
       vocabSize: this.config.vocabSize,
       maxPrefillSpans: this.#runner.limits.maxPrefillSpans,
+      stepsInFlight: this.stepsInFlight,
       readGeneration: (asked: GenerateOptions) =>
         readGeneration(this, asked, this.#checkpoint.generationConfig),
       createSequence: () => this.createSequence(),
@@ -340,7 +341,8 @@ export class HymbaModel implements SequenceOwner {
         this.#checkLive();
         return callNative(() => this.#native.usage());
       },
-      run: (work: readonly SpanWork[]) => this.#run(work, {}),
+      submit: async (work: readonly SpanWork[]) =>
+        (await this.#runner.submit(work)).map(toStepResult),
       forget: (closed: Engine) => this.#engines.delete(closed),
     };
     const engine = new Engine(host, options);
@@ -363,8 +365,7 @@ export class HymbaModel implements SequenceOwner {
 
   /**
    * @internal Draws token after token for sequences whose next token is known, and yields the tokens
-   * of each step, `count` times. With `ahead`, a GPU is handed the next step before the results of
-   * the one before have arrived: ended early, the sequences have taken one token more than otherwise.
+   * of each step, `count` times. With `ahead`, there are `stepsInFlight` of them under way: ended early, the sequences have taken one token more than otherwise.
    */
   draw(
     requests: readonly DecodeRequest[],
@@ -372,8 +373,16 @@ export class HymbaModel implements SequenceOwner {
     { ahead, signal }: { readonly ahead: boolean; readonly signal?: AbortSignal | undefined },
   ): AsyncGenerator<StepResult[], void, undefined> {
     const work = this.#decodeWork(requests);
-    const stepsInFlight = ahead && this.#device.kind === "cuda" ? 2 : 1;
+    const stepsInFlight = ahead ? this.stepsInFlight : 1;
     return toStepResults(this.#runner.draw(work, count, stepsInFlight, { signal }));
+  }
+
+  /**
+   * @internal Steps that are handed over before the results of the first of them have arrived. A GPU
+   * would wait for JavaScript in between; on the CPU, a step too many for a text that ends costs more.
+   */
+  get stepsInFlight(): 1 | 2 {
+    return this.#device.kind === "cuda" ? 2 : 1;
   }
 
   /** @internal Steps that the device has run so far. */

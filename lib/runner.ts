@@ -1,9 +1,9 @@
 import {
   SAMPLED_TOKEN,
   awaitNative,
+  callNative,
   type LogitsWanted,
   type NativeModel,
-  type NativeSpan,
   type NativeSpanResult,
 } from "./binding";
 import { HymbaError } from "./errors";
@@ -85,9 +85,9 @@ export class Runner {
   async run(work: readonly SpanWork[], options: RunOptions = {}): Promise<NativeSpanResult[]> {
     throwIfAborted(options.signal);
     checkContext(work, this.limits.maxContextTokens);
-    const ids = enterAll(work);
+    enterAll(work);
     try {
-      return await this.#runSteps(work, ids, options);
+      return await this.#runSteps(work, options);
     } finally {
       for (const { sequence } of work) sequence.leave();
     }
@@ -105,18 +105,12 @@ export class Runner {
     stepsInFlight: number,
     { signal }: RunOptions = {},
   ): AsyncGenerator<NativeSpanResult[], void, undefined> {
-    const ids = enterAll(work);
+    enterAll(work);
     const pending: Promise<NativeSpanResult[]>[] = [];
-    const drawn = Int32Array.of(SAMPLED_TOKEN);
+    const next = work.map((span) => ({ ...span, tokens: Int32Array.of(SAMPLED_TOKEN) }));
     let submitted = 0;
     const submit = () => {
-      if (this.#closed) throw closedError();
-      const spans = work.map((span, index) => ({
-        ...span,
-        sequence: ids[index]!,
-        tokens: submitted === 0 ? span.tokens : drawn,
-      }));
-      const step = this.#step(spans, work);
+      const step = this.submit(submitted === 0 ? work : next);
       step.catch(() => undefined); // reported when its turn comes
       pending.push(step);
       submitted++;
@@ -135,6 +129,23 @@ export class Runner {
     }
   }
 
+  /**
+   * Hands a step of spans, one a sequence, to the device, behind those that were handed over before.
+   * When this returns, the sequences have taken the tokens, or it fails and they have not; the
+   * results come later. Nobody's sequences are reserved.
+   * @throws HymbaError ERR_DISPOSED, ERR_OUT_OF_MEMORY; ERR_INVALID_ARGUMENT when the spans do not
+   * fit a step.
+   */
+  async submit(work: readonly SpanWork[]): Promise<NativeSpanResult[]> {
+    if (this.#closed) throw closedError();
+    const spans = work.map((span) => ({ ...span, sequence: span.sequence.id }));
+    const results = callNative(() => this.#native.step(spans));
+    for (const { sequence, tokens } of work) sequence.advance(tokens.length);
+    const arrived = await awaitNative(() => results);
+    this.#stepsRun += 1;
+    return arrived;
+  }
+
   /** Steps so far that have given their results. */
   get stepsRun(): number {
     return this.#stepsRun;
@@ -145,21 +156,8 @@ export class Runner {
     this.#closed = true;
   }
 
-  /** One step; the sequence of each span's work grows when it has run. */
-  async #step(
-    spans: readonly NativeSpan[],
-    work: readonly SpanWork[],
-  ): Promise<NativeSpanResult[]> {
-    const results = await awaitNative(() => this.#native.step(spans));
-    this.#stepsRun += 1;
-    for (const [index, { sequence }] of work.entries())
-      sequence.advance(spans[index]!.tokens.length);
-    return results;
-  }
-
   async #runSteps(
     work: readonly SpanWork[],
-    ids: readonly number[],
     { signal, onProgress }: RunOptions,
   ): Promise<NativeSpanResult[]> {
     const lengths = work.map(({ tokens }) => tokens.length);
@@ -168,12 +166,7 @@ export class Runner {
     let done = 0;
     for (const step of planSteps(lengths, this.limits)) {
       throwIfAborted(signal);
-      if (this.#closed) throw closedError();
-      const spans = step.map((span) => nativeSpan(work[span.request]!, ids[span.request]!, span));
-      const results = await this.#step(
-        spans,
-        step.map(({ request }) => work[request]!),
-      );
+      const results = await this.submit(step.map((span) => partOf(work[span.request]!, span)));
       for (const [index, { request, begin, end }] of step.entries()) {
         parts[request]!.push(results[index]!);
         done += end - begin;
@@ -189,9 +182,8 @@ function closedError(): HymbaError {
 }
 
 /** Reserves all sequences, or none. */
-function enterAll(work: readonly SpanWork[]): number[] {
+function enterAll(work: readonly SpanWork[]): void {
   const entered: Sequence[] = [];
-  const ids: number[] = [];
   try {
     for (const [index, { sequence }] of work.entries()) {
       const earlier = entered.indexOf(sequence);
@@ -201,10 +193,9 @@ function enterAll(work: readonly SpanWork[]): number[] {
           `requests ${earlier} and ${index} are for the same sequence: a call takes each once`,
         );
       }
-      ids.push(sequence.enter());
+      sequence.enter();
       entered.push(sequence);
     }
-    return ids;
   } catch (error) {
     for (const sequence of entered) sequence.leave();
     throw error;
@@ -212,12 +203,11 @@ function enterAll(work: readonly SpanWork[]): number[] {
 }
 
 /** The part of a request that goes into a step. What comes of the last token comes with the last part. */
-function nativeSpan(work: SpanWork, id: number, { begin, end }: StepSpan): NativeSpan {
+function partOf(work: SpanWork, { begin, end }: StepSpan): SpanWork {
   const isLast = end === work.tokens.length;
   return {
-    sequence: id,
+    ...work,
     tokens: work.tokens.subarray(begin, end),
-    generated: work.generated,
     logits: work.logits === "last" && !isLast ? "none" : work.logits,
     sampling: isLast ? work.sampling : null,
     targets: work.targets?.subarray(begin, end) ?? null,

@@ -34,7 +34,7 @@ export class Sequence {
     forgotten.register(this, { owner: new WeakRef(owner), id }, this);
   }
 
-  /** Tokens so far, the model's meta tokens not counted. */
+  /** Tokens so far, those of a step that runs included, and the model's meta tokens not. */
   get length(): number {
     return this.#length;
   }
@@ -65,10 +65,10 @@ export class Sequence {
   }
 
   /**
-   * @internal Reserves it for a call, until `leave`. Returns the native id.
+   * @internal Reserves it for a call, until `leave`.
    * @throws HymbaError ERR_DISPOSED, ERR_BUSY.
    */
-  enter(): number {
+  enter(): void {
     if (this.#disposed) throw new HymbaError("ERR_DISPOSED", "the sequence was disposed");
     if (this.#busy) {
       throw new HymbaError(
@@ -77,7 +77,6 @@ export class Sequence {
       );
     }
     this.#busy = true;
-    return this.#id;
   }
 
   /** @internal Its native id. */
@@ -108,7 +107,7 @@ export class Sequence {
     return this.#id;
   }
 
-  /** @internal Notes tokens that a step has added. */
+  /** @internal Notes tokens that a step takes. */
   advance(tokens: number): void {
     this.#length += tokens;
   }

@@ -22,6 +22,10 @@ const WORDS =
   "The old man went down to the sea and said to his son that in the morning there would be a " +
   "ship, and a king with a golden ring, and nobody in the whole village had ever seen such a thing";
 
+// As on a GPU, on the CPU as well: a step is under way while the tokens of the one before are handed out.
+const inFlight = jest.spyOn(HymbaModel.prototype, "stepsInFlight", "get").mockReturnValue(2);
+afterAll(() => inFlight.mockRestore());
+
 let model: HymbaModel;
 let fresh: ReturnType<HymbaModel["info"]>["cache"];
 let engine: Engine;
@@ -166,13 +170,13 @@ describe("together as alone", () => {
 
 describe("steps", () => {
   test("are shared, and a long prompt is spread over several", async () => {
-    const run = jest.spyOn(Runner.prototype, "run");
+    const submit = jest.spyOn(Runner.prototype, "submit");
     const texts = [1, 2].map((seed) =>
       begin({ prompt: [40], maxTokens: 4, ignoreEos: true, seed }),
     );
     await Promise.all([...texts, begin({ prompt: new Int32Array(140).fill(41), maxTokens: 1 })]);
-    const sizes = run.mock.calls.map(([work]) => work.map(({ tokens }) => tokens.length));
-    run.mockRestore();
+    const sizes = submit.mock.calls.map(([work]) => work.map(({ tokens }) => tokens.length));
+    submit.mockRestore();
     expect(sizes).toEqual([
       [1, 1, 62],
       [1, 1, 62],
@@ -180,6 +184,47 @@ describe("steps", () => {
       [1, 1, 15],
       [1, 1, 1],
     ]);
+  });
+
+  /** Steps that are handed over (`s`) and tokens that are handed out (`t`), in their order. */
+  async function eventsOf(work: () => Promise<unknown>): Promise<string> {
+    const submit = jest.spyOn(Runner.prototype, "submit");
+    const accept = jest.spyOn(EngineRequest.prototype, "accept");
+    await work();
+    const events = [
+      ...submit.mock.invocationCallOrder.map((order) => ({ order, event: "s" })),
+      ...accept.mock.invocationCallOrder.map((order) => ({ order, event: "t" })),
+    ];
+    submit.mockRestore();
+    accept.mockRestore();
+    return events
+      .sort((a, b) => a.order - b.order)
+      .map(({ event }) => event)
+      .join("");
+  }
+
+  test("are handed over before the tokens of the one before are handed out", async () => {
+    const options = { prompt: [40], maxTokens: 4, ignoreEos: true, seed: 5 };
+    const expected = await alone(options);
+    const run = async (): Promise<void> => expect(await begin(options)).toEqual(expected);
+    expect(await eventsOf(run)).toBe("sststs" + "tt");
+
+    inFlight.mockReturnValue(1);
+    await using other = model.createEngine();
+    inFlight.mockReturnValue(2);
+    expect(await eventsOf(() => begin(options, other))).toBe("stststst");
+  });
+
+  test("are one too many for a text that meets a stop, and nobody sees it", async () => {
+    const options = { prompt: [40], maxTokens: 9, ignoreEos: true, seed: 5 };
+    const stopTokenIds = [(await alone(options))[2]!.token];
+    const expected = await alone({ ...options, stopTokenIds });
+    expect(expected).toHaveLength(3);
+    const run = async (): Promise<void> => {
+      expect(await begin({ ...options, stopTokenIds })).toEqual(expected);
+      await cacheIsFresh();
+    };
+    expect(await eventsOf(run)).toBe("sststst");
   });
 
   test("do not wait for who reads", async () => {
@@ -334,21 +379,32 @@ describe("errors", () => {
 
   test("of a step are everybody's, and the engine goes on", async () => {
     const lost = new HymbaError("ERR_DEVICE_LOST", "gone");
-    const run = jest.spyOn(Runner.prototype, "run").mockRejectedValueOnce(lost);
+    const submit = jest.spyOn(Runner.prototype, "submit").mockRejectedValueOnce(lost);
     const texts = [1, 2].map((seed) => begin({ prompt: [40], seed }));
     await Promise.all(texts.map((text) => rejectionOf("ERR_DEVICE_LOST", text)));
-    run.mockRestore();
+    submit.mockRestore();
     expect(await begin(request(3))).toEqual(await alone(request(3)));
   });
 
-  test("a step that others took the pages of is planned again, but not for ever", async () => {
-    const expected = await alone(request(8));
-    const full = new HymbaError("ERR_OUT_OF_MEMORY", "the pool is full");
-    const run = jest.spyOn(Runner.prototype, "run").mockRejectedValueOnce(full);
-    expect(await begin(request(8))).toEqual(expected);
-    run.mockRejectedValue(full);
-    await rejectionOf("ERR_OUT_OF_MEMORY", begin(request(8)));
-    run.mockRestore();
+  test("are not made by others who take the pages that are left, and give them back", async () => {
+    const numbers = [3, 7, 8, 11];
+    const expected = [];
+    for (const i of numbers) expected.push(await alone(request(i)));
+    const ended = Promise.all(numbers.map((i) => begin(request(i)))).finally(() => (done = true));
+    let done = false;
+    let taken = 0;
+    for (let pages = 1; !done; pages = (pages % 4) + 1) {
+      try {
+        using sequence = model.createSequence();
+        await model.prefill([{ sequence, tokens: new Int32Array(64 * pages).fill(40) }]);
+        taken += 1;
+      } catch (error) {
+        expect(error).toMatchObject({ code: "ERR_OUT_OF_MEMORY" });
+        await sleep(1);
+      }
+    }
+    expect(await ended).toEqual(expected);
+    expect(taken).toBeGreaterThan(3);
   });
 
   test("of wrong options of an engine", () => {

@@ -1,4 +1,5 @@
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import Ajv2020 from "ajv/dist/2020";
 import {
   type EngineChunk,
@@ -8,6 +9,7 @@ import {
   HymbaModel,
   type ResponseFormat,
 } from "../lib";
+import { Runner } from "../lib/runner";
 import { DEVICE } from "./helpers/device";
 import { rejectionOf } from "./helpers/error";
 import { MICRO } from "./helpers/golden";
@@ -17,6 +19,10 @@ import { random } from "./kernels/helpers";
 const FOLDER = join(__dirname, "..", "models", "hymba-tiny");
 const PROMPT = "The old man looked at the sea and said:";
 const ajv = new Ajv2020({ strict: false, validateFormats: false, multipleOfPrecision: 6 });
+
+// As on a GPU, on the CPU as well: a step is under way while the tokens of the one before are handed out.
+const inFlight = jest.spyOn(HymbaModel.prototype, "stepsInFlight", "get").mockReturnValue(2);
+afterAll(() => inFlight.mockRestore());
 
 let model: HymbaModel;
 beforeAll(async () => {
@@ -39,6 +45,11 @@ async function collect(chunks: AsyncIterable<GenerationChunk & Partial<EngineChu
     text: list.map(({ text }) => text).join(""),
     finishReason: list.at(-1)!.finishReason,
   };
+}
+
+/** What `model.generate` would give. */
+async function* plain(chunks: AsyncIterable<EngineChunk>): AsyncGenerator<GenerationChunk> {
+  for await (const { index: _, metrics: __, ...chunk } of chunks) yield chunk;
 }
 
 const generate = (options: Omit<GenerateOptions, "prompt">) =>
@@ -222,8 +233,36 @@ describe("in an engine", () => {
     const alone: unknown[] = [];
     for (const i of numbers) alone.push(await collect(model.generate(options(i))));
     await using engine = model.createEngine({ maxBatchTokens: 32 });
-    const together = await Promise.all(numbers.map((i) => collect(engine.generate(options(i)))));
+    const together = await Promise.all(
+      numbers.map((i) => collect(plain(engine.generate(options(i))))),
+    );
     expect(together).toEqual(alone);
+  });
+
+  test("those that have one share every other step, and the others take all", async () => {
+    const submit = jest.spyOn(Runner.prototype, "submit");
+    await using engine = model.createEngine({ prefixCache: false });
+    const responseFormat = { type: "regex", pattern: "[a-z]{200}" } as const;
+    const options = { prompt: PROMPT, ignoreEos: true };
+    const begin = (more: object) => collect(engine.generate({ ...options, ...more }));
+    const steps = () =>
+      submit.mock.calls.map(([work]) => ({
+        constrained: work.filter(({ sampling }) => sampling?.tokenMask).length,
+        others: work.filter(({ sampling }) => sampling && !sampling.tokenMask).length,
+      }));
+    const texts = [begin({ maxTokens: 120 })];
+    // One, and another while the token of the first is on the way.
+    for (const others of [1, 2]) {
+      while (steps().at(-1)?.others !== 1) await sleep(0);
+      texts.push(begin({ maxTokens: 25, responseFormat }));
+      while (others === 1 && steps().at(-1)!.constrained === 0) await sleep(0);
+    }
+    await Promise.all(texts);
+    const made = steps();
+    submit.mockRestore();
+    expect(made.map(({ constrained }) => constrained).join("")).toMatch(/^0+(?:[12]0+)+$/);
+    expect(made.filter(({ constrained }) => constrained === 2).length).toBeGreaterThanOrEqual(5);
+    expect(made.map(({ others }) => others).join("")).toBe("1".repeat(120));
   });
 
   test("a format that is refused is the error of its request alone", async () => {

@@ -294,7 +294,7 @@ describe("a batch that was cut short", () => {
 
   test("by a lost device or a full disk fails, and those that ran are asked again", async () => {
     const output = newPath();
-    const lost = jest.spyOn(Runner.prototype, "run").mockImplementation(() => {
+    const lost = jest.spyOn(Runner.prototype, "submit").mockImplementation(() => {
       return Promise.reject(new HymbaError("ERR_DEVICE_LOST", "gone"));
     });
     const first = await runBatch(input, output);

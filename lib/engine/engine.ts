@@ -10,13 +10,7 @@ import { checkBoolean, checkInteger, checkObject } from "../validate";
 import { ChunkQueue } from "./chunk_queue";
 import { PrefixCache, type SnapshotStore } from "./prefix_cache";
 import { type EngineChunk, EngineRequest, type RequestHost } from "./request";
-import {
-  type PlannedSpan,
-  planStep,
-  rankOf,
-  type SchedulerLimits,
-  type StepPlan,
-} from "./scheduler";
+import { planStep, rankOf, type SchedulerLimits, type StepPlan } from "./scheduler";
 
 /** Options of `model.createEngine`. */
 export interface EngineOptions {
@@ -58,16 +52,27 @@ export interface EngineHost extends RequestHost, SnapshotStore {
   readonly vocabSize: number;
   /** Spans of more than one token that a step can have. */
   readonly maxPrefillSpans: number;
+  /**
+   * 1, or 2: so that the device has the next step to go on with while the tokens of one are handed
+   * out. A text that meets a stop then is in one step too many.
+   */
+  readonly stepsInFlight: 1 | 2;
   readGeneration(options: GenerateOptions): Promise<Generation>;
   usage(): CacheUsage;
-  /** Runs one step. */
-  run(work: readonly SpanWork[]): Promise<StepResult[]>;
+  /**
+   * Hands a step over. When this returns, the cache is as after it; its results come later, and the
+   * next step may be handed over before.
+   */
+  submit(work: readonly SpanWork[]): Promise<StepResult[]>;
   /** The engine was closed. */
   forget(engine: Engine): void;
 }
 
-/** Steps refused in a row for want of memory, after which it is no longer bad luck. */
-const MOST_REFUSALS = 8;
+/** A step that was handed over: what it will bring, and to whom. */
+interface StepUnderWay {
+  readonly requests: readonly EngineRequest[];
+  readonly results: Promise<readonly StepResult[]>;
+}
 
 /**
  * Generates many texts at a time, from `model.createEngine()`. In every step each running text gets
@@ -101,7 +106,6 @@ export class Engine {
   /** The steps, while there are requests. */
   #running: Promise<void> | undefined;
   #wake: (() => void) | undefined;
-  #refusals = 0;
   #closed = false;
 
   /** @internal Engines come from `model.createEngine()`. */
@@ -152,7 +156,7 @@ export class Engine {
   }
 
   /**
-   * Ends all requests with ERR_DISPOSED, and waits for the step that runs: then the engine holds
+   * Ends all requests with ERR_DISPOSED, and waits for the steps under way: then the engine holds
    * nothing of the cache. Closing twice does nothing more.
    */
   async close(): Promise<void> {
@@ -253,9 +257,13 @@ export class Engine {
     try {
       // So that those who come together share the first step.
       await nextTurn();
-      while (this.#requests.length > 0) {
-        const plan = this.#plan();
-        if (plan.spans.length > 0) await this.#step(plan);
+      const underWay: StepUnderWay[] = [];
+      while (this.#requests.length > 0 || underWay.length > 0) {
+        const next = this.#submit();
+        if (next !== undefined) underWay.push(next);
+        const full = underWay.length === this.#host.stepsInFlight;
+        if (next !== undefined && !full) continue;
+        if (underWay.length > 0) await this.#handOut(underWay.shift()!);
         else if (this.#requests.length > 0) await this.#sleep();
       }
     } catch (error) {
@@ -263,6 +271,35 @@ export class Engine {
       this.#endAll(error);
     } finally {
       this.#running = undefined;
+    }
+  }
+
+  /** Hands the next step over; undefined when nobody can move before tokens, pages or slots come. */
+  #submit(): StepUnderWay | undefined {
+    if (this.#requests.length === 0) return undefined;
+    const { spans } = this.#plan();
+    if (spans.length === 0) return undefined;
+    const results = this.#host.submit(spans.map(({ request, tokens }) => request.take(tokens)));
+    results.catch(() => undefined); // reported when its turn comes
+    const requests = spans.map(({ request }) => request);
+    for (const request of requests) {
+      request.keepSnapshot();
+      this.#addFollowers(request);
+    }
+    return { requests, results };
+  }
+
+  /** Waits for what a step brings. */
+  async #handOut({ requests, results }: StepUnderWay): Promise<void> {
+    for (const [index, result] of (await results).entries()) {
+      const request = requests[index]!;
+      // It may have ended with the step before, or have been withdrawn: then this is one too many.
+      if (request.ended) continue;
+      try {
+        if (request.accept(result)) this.#remove(request);
+      } catch (error) {
+        this.#end(request, error);
+      }
     }
   }
 
@@ -283,40 +320,6 @@ export class Engine {
     for (const request of plan.preempted) request.leave();
     for (const request of plan.admitted) request.enter();
     return plan;
-  }
-
-  async #step({ spans }: StepPlan<EngineRequest>): Promise<void> {
-    const results = await this.#runSpans(spans);
-    for (const [index, { request }] of spans.entries()) {
-      // It may have been withdrawn while the step ran.
-      if (!request.running || results === undefined) continue;
-      try {
-        const ended = request.accept(results[index]!);
-        this.#addFollowers(request);
-        if (ended) this.#remove(request);
-      } catch (error) {
-        this.#end(request, error);
-      }
-    }
-  }
-
-  /** The results of the spans; undefined when the step was refused, and nothing of it ran. */
-  async #runSpans(
-    spans: readonly PlannedSpan<EngineRequest>[],
-  ): Promise<readonly StepResult[] | undefined> {
-    try {
-      const results = await this.#host.run(
-        spans.map(({ request, tokens }) => request.work(tokens)),
-      );
-      this.#refusals = 0;
-      return results;
-    } catch (error) {
-      // A call from outside of the engine was faster at the pages: the next plan knows of it.
-      const refused = error instanceof HymbaError && error.code === "ERR_OUT_OF_MEMORY";
-      this.#refusals += 1;
-      if (refused && this.#refusals < MOST_REFUSALS) return undefined;
-      throw error;
-    }
   }
 
   /** Until something changes, or the next deadline. */

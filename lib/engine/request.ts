@@ -1,3 +1,4 @@
+import { SAMPLED_TOKEN } from "../binding";
 import type { ChunkMaker, GenerationChunk } from "../generation";
 import type { StepResult } from "../requests";
 import type { SpanWork } from "../runner";
@@ -57,7 +58,11 @@ export class EngineRequest implements Schedulable {
   readonly #mostSteps: number;
   readonly #meter: RequestMeter;
   readonly #cache: PrefixCache | undefined;
+  /** Those that have arrived. */
   readonly #generated: number[] = [];
+  /** Tokens that steps under way draw. */
+  #draws = 0;
+  #ended = false;
   #match: PrefixMatch | undefined;
   #snapshotPoints: readonly number[] = [];
   #sequence: Sequence | undefined;
@@ -79,8 +84,19 @@ export class EngineRequest implements Schedulable {
     this.mostCachedTokens = Math.min(prompt.length + maxTokens - 1, maxContextTokens);
   }
 
+  /** What a step under way draws is as good as known, since the device has it for the next one. */
   get knownTokens(): number {
-    return this.#prompt.length + this.#generated.length;
+    const known = this.#arrivedTokens + (this.constrained ? 0 : this.#draws);
+    return Math.min(known, this.mostCachedTokens);
+  }
+
+  get constrained(): boolean {
+    return this.#maker.tokenMask !== undefined;
+  }
+
+  /** Whether `end` was called. */
+  get ended(): boolean {
+    return this.#ended;
   }
 
   get cachedTokens(): number {
@@ -115,7 +131,7 @@ export class EngineRequest implements Schedulable {
     this.#meter.enter(this.#sequence.length);
   }
 
-  /** Gives back what it holds in the cache, and can begin again; a step that uses it is waited for. */
+  /** Gives back what it holds in the cache, and can begin again. Tokens under way still arrive. */
   leave(): void {
     this.#sequence?.dispose();
     this.#sequence = undefined;
@@ -123,33 +139,44 @@ export class EngineRequest implements Schedulable {
 
   /** Has ended: what it holds in the cache is left to others that begin like it. */
   end(): void {
+    this.#ended = true;
     const sequence = this.#sequence;
     this.#sequence = undefined;
-    if (this.#cache === undefined || sequence === undefined) sequence?.dispose();
+    if (sequence === undefined) return;
+    // Withdrawn with a token in the cache that nobody here knows.
+    const unknown = sequence.length > this.#arrivedTokens;
+    if (this.#cache === undefined || unknown) sequence.dispose();
     else this.#cache.retire(this.#known(0, sequence.length), sequence);
   }
 
   /** Its next tokens, as work for a step. The last one that is known draws another. */
-  work(tokens: number): SpanWork {
+  take(tokens: number): SpanWork {
     const begin = this.cachedTokens;
     const end = begin + tokens;
+    const draws = end === this.knownTokens;
+    if (draws) this.#draws += 1;
     return {
       sequence: this.#sequence!,
-      tokens: this.#known(begin, end),
+      tokens: end > this.#arrivedTokens ? Int32Array.of(SAMPLED_TOKEN) : this.#known(begin, end),
       generated: begin >= this.#prompt.length,
       logits: "none",
-      sampling:
-        end === this.knownTokens
-          ? { ...this.#sampling, tokenMask: this.#maker.tokenMask ?? null }
-          : null,
+      sampling: draws ? { ...this.#sampling, tokenMask: this.#maker.tokenMask ?? null } : null,
       targets: null,
     };
   }
 
-  /** Takes what a step gave. Returns whether that was the last token. */
+  /** After a step was handed over: leaves a snapshot where its tokens end, if there is to be one. */
+  keepSnapshot(): void {
+    const { cachedTokens } = this;
+    if (!this.#snapshotPoints.includes(cachedTokens)) return;
+    const shared = cachedTokens <= this.#match!.common;
+    this.#cache!.keep(this.#prompt.subarray(0, cachedTokens), this.#sequence!, shared);
+  }
+
+  /** Takes what a step brought. Returns whether that was the last token. */
   accept(result: StepResult): boolean {
-    this.#keepSnapshot();
     if (result.token === undefined) return false;
+    this.#draws -= 1;
     this.#meter.token();
     this.#generated.push(result.token);
     const chunk = this.#maker.next(result, this.#mostSteps);
@@ -162,11 +189,8 @@ export class EngineRequest implements Schedulable {
     return ended;
   }
 
-  #keepSnapshot(): void {
-    const { cachedTokens } = this;
-    if (!this.#snapshotPoints.includes(cachedTokens)) return;
-    const shared = cachedTokens <= this.#match!.common;
-    this.#cache!.keep(this.#prompt.subarray(0, cachedTokens), this.#sequence!, shared);
+  get #arrivedTokens(): number {
+    return this.#prompt.length + this.#generated.length;
   }
 
   /** While it waits: what is known of its prompt by now. */

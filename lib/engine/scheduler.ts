@@ -9,15 +9,18 @@ import { PAGE_TOKENS, pagesFor } from "../steps";
 
 /** A request, as the scheduler sees it. It runs while it holds a state slot and pages, else it waits. */
 export interface Schedulable {
-  /** Tokens of its text so far: those of the prompt, and those that were drawn. */
+  /** Tokens of its text that can go into the cache: those of the prompt, and those drawn. */
   readonly knownTokens: number;
   /**
-   * So many of them, the first ones, are in the cache. Fewer than are known. While it waits, those
-   * that it would find there and go on from.
+   * So many of them, the first ones, are in the cache after the steps under way. All of them while
+   * one that runs waits for its next token. While it waits to come in, those that it would find
+   * there and go on from: fewer than are known.
    */
   readonly cachedTokens: number;
-  /** Its next span may not go beyond: more than are in the cache, at most those that are known. */
+  /** Its next span may not go beyond: more than are in the cache, if more are known, and no more than those. */
   readonly spanEnd: number;
+  /** Whether what may be drawn for it depends on the token before, which has to arrive first. */
+  readonly constrained: boolean;
   /** Pages of the global pool that nobody else uses, so that they are free when it leaves. */
   readonly ownPages: number;
   /** The most that can come to be in the cache before it ends. */
@@ -86,6 +89,10 @@ export function rankOf(arrival: number, priority: number): number {
  * what it has, and stands still until others end. Of those that wait, one that does not fit yet is
  * not overtaken by a smaller one.
  *
+ * Those that are constrained draw in the same steps, and none of them in the step after, in which
+ * their tokens are on the way. Each on its own would miss as many steps, but they would not share
+ * those that they are in.
+ *
  * Two things follow. Nobody comes in while one that runs lacks pages, since then more were promised
  * than there are. And no more run than a step has tokens for, since one comes in only with a token
  * that all the others left.
@@ -132,11 +139,15 @@ class StepDraft<Request extends Schedulable> {
   #prefillSpans: number;
   #freePages: number;
 
-  /** Each of `running` that decodes is sure of its token, so that prompts hold up no text. */
+  /** Whether those that are constrained draw nothing: some of them wait for a token. */
+  readonly #held: boolean;
+
+  /** Each of `running` that writes is sure of its token, so that prompts hold up no text. */
   constructor(limits: SchedulerLimits, freePages: number, running: readonly Request[]) {
-    this.#tokens = limits.maxBatchTokens - running.filter(decodes).length;
+    this.#tokens = limits.maxBatchTokens - running.filter(writes).length;
     this.#prefillSpans = limits.maxPrefillSpans;
     this.#freePages = freePages;
+    this.#held = running.some((each) => each.constrained && tokensLeft(each) === 0);
   }
 
   /** Whether it could have tokens in this step, but no page for even one of them. */
@@ -149,7 +160,7 @@ class StepDraft<Request extends Schedulable> {
     const tokens = Math.min(this.#share(request), this.#tokensThatFit(request));
     if (tokens === 0) return false;
     this.spans.push({ request, tokens });
-    if (!decodes(request)) this.#tokens -= tokens;
+    if (!writes(request)) this.#tokens -= tokens;
     if (tokens > 1) this.#prefillSpans -= 1;
     this.#freePages -= pagesFor(request.cachedTokens + tokens) - heldPages(request);
     return true;
@@ -157,15 +168,17 @@ class StepDraft<Request extends Schedulable> {
 
   /** Takes back what it holds; it has no tokens in this step. */
   release(request: Request): void {
-    if (decodes(request)) this.#tokens += 1;
+    if (writes(request)) this.#tokens += 1;
     this.#freePages += request.ownPages;
   }
 
   /** The tokens that it can have, as far as pages do not matter. */
   #share(request: Request): number {
-    if (decodes(request)) return 1;
-    const most = this.#prefillSpans > 0 ? this.#tokens : Math.min(this.#tokens, 1);
-    return Math.min(request.spanEnd - request.cachedTokens, most);
+    const { spanEnd, knownTokens, cachedTokens, constrained } = request;
+    const end = constrained && this.#held ? Math.min(spanEnd, knownTokens - 1) : spanEnd;
+    const wanted = Math.max(0, end - cachedTokens);
+    if (writes(request)) return wanted;
+    return Math.min(wanted, this.#tokens, this.#prefillSpans > 0 ? Infinity : 1);
   }
 
   #tokensThatFit(request: Request): number {
@@ -177,9 +190,13 @@ function isRunning({ running }: Schedulable): boolean {
   return running;
 }
 
-/** Whether only its last token is missing in the cache. */
-function decodes({ running, knownTokens, cachedTokens }: Schedulable): boolean {
-  return running && knownTokens - cachedTokens === 1;
+/** Whether it needs one token a step at most: its last one, or none before the next has arrived. */
+function writes(request: Schedulable): boolean {
+  return request.running && tokensLeft(request) <= 1;
+}
+
+function tokensLeft({ knownTokens, cachedTokens }: Schedulable): number {
+  return knownTokens - cachedTokens;
 }
 
 /** Pages that it need not take. What one that waits goes on from counts as free until then. */

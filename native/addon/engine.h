@@ -13,8 +13,8 @@
 
 namespace hymba {
 
-// Knows nothing of JavaScript. All members but the atomics and `model`'s thread-safe methods belong
-// to the engine's thread.
+// Knows nothing of JavaScript. All members but the atomics, and what of `model` is for the thread
+// that begins steps, belong to the engine's thread.
 class Engine {
  public:
   Engine();

@@ -86,7 +86,11 @@ class NativeModel final : public Napi::ObjectWrap<NativeModel> {
     return *engine.model;
   }
 
-  Model& model() const { return loaded(engine_); }
+  // The same for the JavaScript thread, which must not look at a model that is about to go.
+  Model& model() const {
+    if (disposed_) fail(ErrorCode::kDisposed, "the model was disposed");
+    return loaded(engine_);
+  }
 
   Napi::Value load(const Napi::CallbackInfo& info) {
     LoadRequest request =
@@ -166,22 +170,24 @@ class NativeModel final : public Napi::ObjectWrap<NativeModel> {
     });
   }
 
+  // The cache moves on at once, in the order of the calls, and refuses what does not fit; the
+  // device follows in the same order.
   Napi::Value step(const Napi::CallbackInfo& info) {
-    std::vector<SpanInput> spans = guarded(info.Env(), [&] {
-      model();
-      return spans_from_js(info[0].As<Napi::Array>());
+    auto begun = guarded(info.Env(), [&] {
+      return std::make_shared<BegunStep>(model().begin(spans_from_js(info[0].As<Napi::Array>())));
     });
     auto [promise, ticket] = promises_.open(info.Env());
     Ref();
-    engine_.post([this, ticket = ticket, spans = std::move(spans)] { submit(ticket, spans); });
+    engine_.post(
+        [this, ticket = ticket, begun = std::move(begun)] { submit(ticket, std::move(*begun)); });
     return promise;
   }
 
   // Hands a step to the device; its promise is settled when the device is done, while the next step
   // may already be under way.
-  void submit(const Ticket& ticket, std::span<const SpanInput> spans) {
+  void submit(const Ticket& ticket, BegunStep begun) {
     try {
-      const auto pending = std::make_shared<PendingStep>(loaded(engine_).submit(spans));
+      const auto pending = std::make_shared<PendingStep>(loaded(engine_).submit(std::move(begun)));
       engine_.defer({.ready = [pending] { return pending->ready(); },
                      .finish =
                          [this, ticket, pending] {
@@ -198,21 +204,23 @@ class NativeModel final : public Napi::ObjectWrap<NativeModel> {
   }
 
   Napi::Value trace(const Napi::CallbackInfo& info) {
-    guarded(info.Env(), [&] { model(); });
     const auto tokens = info[0].As<Napi::Int32Array>();
     const auto layers = info[1].As<Napi::Int32Array>();
-    std::vector<int32_t> token_ids(tokens.Data(), tokens.Data() + tokens.ElementLength());
+    auto begun = guarded(info.Env(), [&] {
+      return std::make_shared<BegunStep>(
+          model().begin_trace({tokens.Data(), tokens.ElementLength()}));
+    });
     std::vector<int> layer_ids(layers.Data(), layers.Data() + layers.ElementLength());
-    return run(
-        info, [token_ids = std::move(token_ids), layer_ids = std::move(layer_ids)](Engine& engine) {
-          return [traced = loaded(engine).trace(token_ids, layer_ids)](Napi::Env env) {
-            return to_js(env, traced);
-          };
-        });
+    return run(info, [begun = std::move(begun), layer_ids = std::move(layer_ids)](Engine& engine) {
+      return [traced = loaded(engine).trace(*begun, layer_ids)](Napi::Env env) {
+        return to_js(env, traced);
+      };
+    });
   }
 
   // Frees the model once what was queued before is done.
   Napi::Value dispose(const Napi::CallbackInfo& info) {
+    disposed_ = true;
     return run(info, [](Engine& engine) {
       engine.finish_deferred();
       engine.model = nullptr;
@@ -221,6 +229,7 @@ class NativeModel final : public Napi::ObjectWrap<NativeModel> {
   }
 
   const Napi::Env env_;
+  bool disposed_ = false;
   PromiseQueue promises_;
   Engine engine_;  // last: its thread, which settles promises, ends first
 };

@@ -59,6 +59,11 @@ class TraceProbe final : public Probe {
   const int state_slot_;
 };
 
+template <typename T>
+void append(std::vector<T>& to, const std::vector<T>& values) {
+  to.insert(to.end(), values.begin(), values.end());
+}
+
 void check_mask(const std::string& where, std::span<const int32_t> mask, int vocab_size) {
   const auto words = static_cast<size_t>(mask_words(vocab_size));
   if (mask.size() != words)
@@ -136,25 +141,19 @@ Model::Model(ModelConfig config, const ModelOptions& options, const TensorTable&
   if (config_.num_meta_tokens > 0) compute_meta_prefix();
 }
 
-SequenceId Model::create_sequence() {
-  const std::lock_guard lock(table_mutex_);
-  return table_.create();
-}
+SequenceId Model::create_sequence() { return table_.create(); }
 
 void Model::release_sequence(SequenceId id) {
-  const std::lock_guard lock(table_mutex_);
   table_.release(id);
   drawn_.erase(id);
   resumed_.erase(id);
 }
 
 std::optional<SequenceId> Model::snapshot(SequenceId id, bool proven) {
-  const std::lock_guard lock(table_mutex_);
   return table_.snapshot(id, proven);
 }
 
 void Model::retire_sequence(SequenceId id) {
-  const std::lock_guard lock(table_mutex_);
   table_.retire(id);
   drawn_.erase(id);
   resumed_.erase(id);
@@ -162,7 +161,6 @@ void Model::retire_sequence(SequenceId id) {
 
 SequenceId Model::resume(SequenceId snapshot, std::span<const int32_t> tokens) {
   check_token_ids("resume", tokens);
-  const std::lock_guard lock(table_mutex_);
   check(table_.length(snapshot) == std::ssize(tokens), "resume: ", tokens.size(),
         " tokens for a snapshot of ", table_.length(snapshot));
   const SequenceId id = table_.resume(snapshot);
@@ -170,20 +168,11 @@ SequenceId Model::resume(SequenceId snapshot, std::span<const int32_t> tokens) {
   return id;
 }
 
-bool Model::is_snapshot(SequenceId id) const {
-  const std::lock_guard lock(table_mutex_);
-  return table_.is_snapshot(id);
-}
+bool Model::is_snapshot(SequenceId id) const { return table_.is_snapshot(id); }
 
-CacheUsage Model::usage() const {
-  const std::lock_guard lock(table_mutex_);
-  return table_.usage();
-}
+CacheUsage Model::usage() const { return table_.usage(); }
 
-int Model::own_pages(SequenceId id) const {
-  const std::lock_guard lock(table_mutex_);
-  return table_.own_pages(id);
-}
+int Model::own_pages(SequenceId id) const { return table_.own_pages(id); }
 
 ForwardContext Model::context() {
   return {.config = config_,
@@ -208,12 +197,9 @@ void Model::run_cold(SequenceId id, std::span<const int32_t> token_ids) {
   const size_t chunk_tokens = options_.max_batch_tokens;
   for (size_t first = 0; first < token_ids.size(); first += chunk_tokens) {
     const auto chunk = token_ids.subspan(first, std::min(chunk_tokens, token_ids.size() - first));
-    const SpanRequest request{.id = id, .num_tokens = static_cast<int>(chunk.size())};
-    const StepBlocks step =
-        begin_step(std::array{request}, chunk, {.tokens = request.num_tokens, .spans = 1});
+    const BegunStep step = begin_cold(id, chunk);
     guarded([&] {
-      prepare(step);
-      run_layers(step.device, nullptr);
+      run_layers(prepare(step), nullptr);
       backend_->synchronize();
     });
   }
@@ -255,20 +241,16 @@ void Model::check_drawn_before(std::span<const SpanInput> spans) const {
            ": goes on from the token drawn last, but the sequence's last step drew none");
 }
 
-PendingStep Model::submit(std::span<const SpanInput> spans) {
-  if (lost_) throw *lost_;
+BegunStep Model::begin(std::span<const SpanInput> spans) {
   check_spans(spans);
-  {
-    const std::lock_guard lock(table_mutex_);
-    check_drawn_before(spans);
-  }
+  check_drawn_before(spans);
   std::vector<SpanRequest> requests;
   std::vector<int32_t> token_ids;
   for (const SpanInput& span : spans) {
     requests.push_back({span.sequence, static_cast<int>(span.tokens.size()), span.generated});
     token_ids.insert(token_ids.end(), span.tokens.begin(), span.tokens.end());
   }
-  const OutputPlan plan(spans);
+  OutputPlan plan(spans);
   StepSize size{.tokens = static_cast<int64_t>(token_ids.size()),
                 .spans = static_cast<int64_t>(spans.size()),
                 .rows = static_cast<int64_t>(plan.rows.size()),
@@ -281,31 +263,39 @@ PendingStep Model::submit(std::span<const SpanInput> spans) {
         size.spans, std::min<int64_t>(options_.max_sequences, options_.max_batch_tokens));
     size = {.tokens = batch, .spans = batch, .rows = batch, .sampled = batch};
   }
-  const StepBlocks step = begin_step(requests, token_ids, size);
-  fill_rows(spans, plan, step);
-
-  PendingStep pending{
-      .outputs = std::vector<SpanOutput>(spans.size()), .draws = {}, .download = {}};
-  for (size_t i = 0; i < plan.num_sampled; ++i) {
-    const int span = plan.rows[i].span;
-    pending.draws.push_back({span, spans[span].sampling->row.num_top_logprobs});
+  BegunStep step = move_cache(requests, token_ids, size);
+  step.plan = std::move(plan);
+  step.is_decode = is_decode;
+  step.num_spans = spans.size();
+  fill_rows(spans, step);
+  for (const SpanInput& span : spans) {
+    if (span.sampling)
+      drawn_.insert(span.sequence);
+    else
+      drawn_.erase(span.sequence);
   }
+  return step;
+}
+
+PendingStep Model::submit(BegunStep step) {
+  PendingStep pending{
+      .outputs = std::vector<SpanOutput>(step.num_spans), .draws = step.draws, .download = {}};
   guarded([&] {
-    prepare(step);
-    if (is_decode) {
-      backend_->replayable(static_cast<uint64_t>(size.spans), [&] {
-        run_layers(step.device, nullptr);
-        draw_tokens(context(), step.device);
+    const StepBlock block = prepare(step);
+    if (step.is_decode) {
+      backend_->replayable(static_cast<uint64_t>(step.size.spans), [&] {
+        run_layers(block, nullptr);
+        draw_tokens(context(), block);
       });
     } else {
-      run_layers(step.device, nullptr);
-      draw_and_read_rows(context(), step.device, plan, pending.outputs);
+      run_layers(block, nullptr);
+      draw_and_read_rows(context(), block, step.plan, pending.outputs);
     }
-    if (plan.num_sampled > 0) {
+    if (!step.draws.empty()) {
       Arena drawn;
-      lay_out_drawn(size.sampled, drawn);
+      lay_out_drawn(step.size.sampled, drawn);
       pending.download = backend_->start_download(workspace_.drawn.raw(), drawn.bytes());
-      pending.num_drawn = size.sampled;
+      pending.num_drawn = step.size.sampled;
     }
   });
   return pending;
@@ -335,9 +325,7 @@ std::vector<SpanOutput> Model::collect(PendingStep step) {
   return std::move(step.outputs);
 }
 
-std::vector<TraceTensor> Model::trace(std::span<const int32_t> tokens,
-                                      std::span<const int> layers) {
-  if (lost_) throw *lost_;
+BegunStep Model::begin_trace(std::span<const int32_t> tokens) {
   check_token_ids("trace", tokens);
   std::vector<int32_t> ids = meta_token_ids(config_);
   ids.insert(ids.end(), tokens.begin(), tokens.end());
@@ -345,45 +333,47 @@ std::vector<TraceTensor> Model::trace(std::span<const int32_t> tokens,
     fail(ErrorCode::kInvalidArgument, "trace: ", config_.num_meta_tokens, " meta tokens and ",
          tokens.size(), " tokens are more than one step takes: expected at most ",
          options_.max_batch_tokens, " together (maxBatchTokens)");
-
-  SequenceId id;
-  {
-    const std::lock_guard lock(table_mutex_);
-    id = table_.create_cold();
-  }
+  const SequenceId id = table_.create_cold();
+  BegunStep step;
   try {
-    const SpanRequest request{.id = id, .num_tokens = static_cast<int>(ids.size())};
-    const StepBlocks step =
-        begin_step(std::array{request}, ids, {.tokens = request.num_tokens, .spans = 1});
-    TraceProbe probe(*backend_, layers, *step.host.state_slot.data<int32_t>());
-    guarded([&] {
-      prepare(step);
-      run_layers(step.device, &probe);
-      backend_->synchronize();
-    });
-    release_sequence(id);
-    return std::move(probe.traced);
+    step = begin_cold(id, ids);
   } catch (...) {
-    release_sequence(id);
+    table_.release(id);
     throw;
   }
+  // Whoever takes its pages next has a later step.
+  table_.release(id);
+  return step;
 }
 
-// Reserves what the spans need, lets their lengths advance, and writes the tables that the stages
-// read. A size of more spans than requests leaves padded lanes at the end.
-Model::StepBlocks Model::begin_step(std::span<const SpanRequest> requests,
-                                    std::span<const int32_t> token_ids, const StepSize& size) {
-  std::unique_lock lock(table_mutex_);
-  table_.begin_step(requests);  // refuses what does not fit
-  StepBlocks step;
-  Arena device(workspace_.step_block.raw(), workspace_.step_block.bytes());
-  step.device = lay_out_step(size, layout_, device);
-  step.bytes = device.bytes();
-  host_block_.assign(step.bytes, 0);
-  Arena host(host_block_.data(), step.bytes);
-  step.host = lay_out_step(size, layout_, host);
+std::vector<TraceTensor> Model::trace(const BegunStep& step, std::span<const int> layers) {
+  TraceProbe probe(*backend_, layers, *step.block.state_slot.data<int32_t>());
+  guarded([&] {
+    run_layers(prepare(step), &probe);
+    backend_->synchronize();
+  });
+  return std::move(probe.traced);
+}
 
-  const StepBlock& block = step.host;
+BegunStep Model::begin_cold(SequenceId id, std::span<const int32_t> token_ids) {
+  const SpanRequest request{.id = id, .num_tokens = static_cast<int>(token_ids.size())};
+  return move_cache(std::array{request}, token_ids, {.tokens = request.num_tokens, .spans = 1});
+}
+
+// Takes what the spans need, lets their lengths advance, and writes the tables that the stages
+// read. A size of more spans than requests leaves padded lanes at the end.
+BegunStep Model::move_cache(std::span<const SpanRequest> requests,
+                            std::span<const int32_t> token_ids, const StepSize& size) {
+  table_.begin_step(requests);  // refuses what does not fit
+  BegunStep step;
+  step.size = size;
+  Arena sizes;
+  lay_out_step(size, layout_, sizes);
+  step.bytes.resize(sizes.bytes());
+  Arena host(step.bytes.data(), step.bytes.size());
+  step.block = lay_out_step(size, layout_, host);
+
+  const StepBlock& block = step.block;
   const auto num_tokens = static_cast<int64_t>(token_ids.size());
   const auto num_spans = static_cast<int64_t>(requests.size());
   const auto ints = [](const TensorView& view, int64_t rows) {
@@ -398,14 +388,11 @@ Model::StepBlocks Model::begin_step(std::span<const SpanRequest> requests,
                .fresh = ints(block.fresh, num_spans),
                .global_pages = ints(block.page_tables[KvPool::kGlobal], num_spans),
                .window_pages = ints(block.page_tables[KvPool::kWindow], num_spans)});
-  // Committed before it runs: steps run in the order in which they were begun, so that a page
-  // given back here is only ever written by a later one.
   table_.end_step();
   step.copies = table_.take_copies();
   for (int64_t s = 0; s < num_spans; ++s)
     if (auto resumed = resumed_.extract(requests[s].id))
       step.seen.push_back({block.state_slot.data<int32_t>()[s], std::move(resumed.mapped())});
-  lock.unlock();
   std::copy(token_ids.begin(), token_ids.end(), block.token_ids.data<int32_t>());
   for (int64_t lane = num_spans; lane < size.spans; ++lane) {
     block.token_spans.data<int32_t>()[lane] = static_cast<int32_t>(lane);
@@ -417,65 +404,53 @@ Model::StepBlocks Model::begin_step(std::span<const SpanRequest> requests,
 }
 
 // Which rows logits are worked out for, and how tokens are drawn from the first of them.
-void Model::fill_rows(std::span<const SpanInput> spans, const OutputPlan& plan,
-                      const StepBlocks& step) {
-  const StepBlock& block = step.host;
-  for (size_t i = 0; i < plan.rows.size(); ++i)
-    block.logit_rows.data<int32_t>()[i] = plan.rows[i].row;
-  std::vector<int32_t> bias_tokens;
-  std::vector<float> bias_values;
-  std::vector<int32_t> masks;
+void Model::fill_rows(std::span<const SpanInput> spans, BegunStep& step) {
+  const StepBlock& block = step.block;
+  const std::vector<OutputRow>& rows = step.plan.rows;
+  for (size_t i = 0; i < rows.size(); ++i) block.logit_rows.data<int32_t>()[i] = rows[i].row;
   int32_t num_masks = 0;
-  const auto num_sampled = static_cast<int64_t>(plan.num_sampled);
+  const auto num_sampled = static_cast<int64_t>(step.plan.num_sampled);
   for (int64_t i = 0; i < block.sampled_slots.rows(); ++i) {
     SamplingRow row{.temperature = 0};  // of a padded lane: greedy, and nobody looks
     int32_t slot = -1;
     if (i < num_sampled) {
-      const int span = plan.rows[i].span;
+      const int span = rows[i].span;
       const SamplingRequest& request = *spans[span].sampling;
       slot = block.state_slot.data<int32_t>()[span];
       row = request.row;
-      row.position = block.positions.data<int32_t>()[plan.rows[i].row] + 1;
+      row.position = block.positions.data<int32_t>()[rows[i].row] + 1;
       row.state_slot = slot;
-      row.bias_begin = static_cast<int32_t>(bias_tokens.size());
-      bias_tokens.insert(bias_tokens.end(), request.bias_tokens.begin(), request.bias_tokens.end());
-      bias_values.insert(bias_values.end(), request.bias_values.begin(), request.bias_values.end());
-      row.bias_end = static_cast<int32_t>(bias_tokens.size());
-      if (!request.mask.empty()) {
-        row.mask = num_masks++;
-        masks.insert(masks.end(), request.mask.begin(), request.mask.end());
-      }
+      row.bias_begin = static_cast<int32_t>(step.bias_tokens.size());
+      append(step.bias_tokens, request.bias_tokens);
+      append(step.bias_values, request.bias_values);
+      row.bias_end = static_cast<int32_t>(step.bias_tokens.size());
+      if (!request.mask.empty()) row.mask = num_masks++;
+      append(step.masks, request.mask);
+      step.draws.push_back({span, row.num_top_logprobs});
     }
     block.sampled_slots.data<int32_t>()[i] = slot;
     std::memcpy(block.sampling_rows.row<int32_t>(i), &row, sizeof row);
   }
-  if (!bias_tokens.empty())
-    guarded([&] {
-      const size_t bytes = bias_tokens.size() * sizeof(int32_t);
-      backend_->upload(workspace_.bias_tokens.raw(), bias_tokens.data(), bytes);
-      backend_->upload(workspace_.bias_values.raw(), bias_values.data(), bytes);
-    });
-  if (!masks.empty())
-    guarded([&] {
-      backend_->upload(workspace_.masks.raw(), masks.data(), masks.size() * sizeof(int32_t));
-    });
-  const std::lock_guard lock(table_mutex_);
-  for (const SpanInput& span : spans) {
-    if (span.sampling)
-      drawn_.insert(span.sequence);
-    else
-      drawn_.erase(span.sequence);
-  }
 }
 
-void Model::prepare(const StepBlocks& step) {
+// Brings to the device what the stages of a step read. Returns where its block lies.
+StepBlock Model::prepare(const BegunStep& step) {
   copy_cache(step.copies, cache_, *backend_);
   for (const auto& [slot, tokens] : step.seen) {
     std::vector<uint16_t> row(config_.vocab_size);
     for (int32_t token : tokens) row[token] = kSeenInPrompt;
     backend_->upload(cache_.history.row<uint16_t>(slot), row.data(), row.size() * sizeof row[0]);
   }
-  backend_->upload(workspace_.step_block.raw(), host_block_.data(), step.bytes);
+  const auto upload = [&](const TensorView& view, const auto& values) {
+    if (!values.empty())
+      backend_->upload(view.raw(), values.data(), values.size() * sizeof values[0]);
+  };
+  upload(workspace_.bias_tokens, step.bias_tokens);
+  upload(workspace_.bias_values, step.bias_values);
+  upload(workspace_.masks, step.masks);
+  upload(workspace_.step_block, step.bytes);
+  Arena device(workspace_.step_block.raw(), workspace_.step_block.bytes());
+  return lay_out_step(step.size, layout_, device);
 }
 
 void Model::run_layers(const StepBlock& block, Probe* probe) {
@@ -496,6 +471,7 @@ void Model::run_layers(const StepBlock& block, Probe* probe) {
 // before nor as after.
 template <typename Fn>
 void Model::guarded(Fn&& run_stages) {
+  if (lost_) throw *lost_;
   try {
     run_stages();
   } catch (const Error& error) {

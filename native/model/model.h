@@ -3,7 +3,6 @@
 
 #include <atomic>
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <span>
 #include <unordered_map>
@@ -11,8 +10,8 @@
 #include <vector>
 
 #include "cache/sequence_table.h"
+#include "model/begun_step.h"
 #include "model/forward.h"
-#include "model/output_rows.h"
 #include "model/pending_step.h"
 #include "model/step.h"
 
@@ -28,8 +27,9 @@ struct MemoryPlan {
 MemoryPlan plan_memory(const ModelConfig& config, const ModelOptions& options,
                        const TensorTable& table, Backend& backend);
 
-// `submit`, `collect` and `trace` are called from one thread at a time; the other methods from any
-// thread.
+// Two threads share a model without a lock. One moves the integers that say who holds what of the
+// cache: it has all methods but `submit`, `collect` and `trace`, which are the other's. That one
+// has the memory of the backend, and runs steps in the order in which the first one began them.
 class Model {
  public:
   // Imports the weights and computes the meta prefix. Throws kModelFormat, kInvalidArgument,
@@ -51,19 +51,22 @@ class Model {
   bool is_snapshot(SequenceId id) const;
   int own_pages(SequenceId id) const;
 
-  // Runs the spans, one a sequence, in one forward pass. All or nothing: when it throws, no
-  // sequence has changed. Should a stage itself fail, the model is lost, and every later step
-  // throws that first error again.
-  //
-  // The results are there once the step is ready. Steps run in the order of their submission, and
-  // the next one may be submitted meanwhile.
-  PendingStep submit(std::span<const SpanInput> spans);
+  // Moves the cache on for the spans, one a sequence, in one forward pass: takes pages, lets
+  // lengths advance, and writes down what the stages will read. All or nothing: when it throws, no
+  // sequence has changed. From then on the cache is as if the step had run: what it gives back may
+  // be taken, and what it leaves may be kept, by steps that are begun later.
+  BegunStep begin(std::span<const SpanInput> spans);
+  // One pass over the meta tokens and `tokens` from nothing, in memory of its own.
+  BegunStep begin_trace(std::span<const int32_t> tokens);
+
+  // Hands a step to the device. Should a stage fail, the model is lost, and every later step throws
+  // that first error again. The results are there once the step is ready; the next one may be
+  // submitted meanwhile.
+  PendingStep submit(BegunStep step);
   // Waits for a step. Throws what went wrong on the device; then the model is lost.
   std::vector<SpanOutput> collect(PendingStep step);
-
-  // One pass over the meta tokens and `tokens` from nothing, in a sequence of its own: every
-  // activation of the given layers, M + T rows each.
-  std::vector<TraceTensor> trace(std::span<const int32_t> tokens, std::span<const int> layers);
+  // Runs what `begin_trace` began. Every activation of the given layers, M + T rows each.
+  std::vector<TraceTensor> trace(const BegunStep& step, std::span<const int> layers);
 
   const ModelConfig& config() const { return config_; }
   const KvLayout& layout() const { return layout_; }
@@ -72,30 +75,16 @@ class Model {
   std::optional<DeviceRoom> room() const { return backend_->room(); }
 
  private:
-  // What the history of a slot begins with.
-  struct SeenTokens {
-    int slot = 0;
-    std::vector<int32_t> tokens;
-  };
-
-  // A step's block on the device and the host's copy of it, and what comes before the stages.
-  struct StepBlocks {
-    StepBlock device;
-    StepBlock host;
-    size_t bytes = 0;
-    CacheCopies copies;
-    std::vector<SeenTokens> seen;
-  };
-
   void compute_meta_prefix();
   void run_cold(SequenceId id, std::span<const int32_t> token_ids);
   void check_token_ids(const std::string& where, std::span<const int32_t> ids) const;
   void check_spans(std::span<const SpanInput> spans) const;
   void check_drawn_before(std::span<const SpanInput> spans) const;
-  StepBlocks begin_step(std::span<const SpanRequest> requests, std::span<const int32_t> token_ids,
-                        const StepSize& size);
-  void fill_rows(std::span<const SpanInput> spans, const OutputPlan& plan, const StepBlocks& step);
-  void prepare(const StepBlocks& step);
+  BegunStep begin_cold(SequenceId id, std::span<const int32_t> token_ids);
+  BegunStep move_cache(std::span<const SpanRequest> requests, std::span<const int32_t> token_ids,
+                       const StepSize& size);
+  void fill_rows(std::span<const SpanInput> spans, BegunStep& step);
+  StepBlock prepare(const BegunStep& step);
   void run_layers(const StepBlock& block, Probe* probe);
   template <typename Fn>
   void guarded(Fn&& run_stages);
@@ -112,12 +101,13 @@ class Model {
   CacheViews cache_;
   Workspace workspace_;
 
-  mutable std::mutex table_mutex_;
-  SequenceTable table_;                   // guarded by table_mutex_
-  std::unordered_set<SequenceId> drawn_;  // whose last step drew a token; guarded by table_mutex_
-  // Tokens before the first of a resumed sequence that has not had a step; guarded by table_mutex_
+  // Of the thread that begins steps.
+  SequenceTable table_;
+  std::unordered_set<SequenceId> drawn_;  // whose last step draws a token
+  // Tokens before the first of a resumed sequence that has not had a step.
   std::unordered_map<SequenceId, std::vector<int32_t>> resumed_;
-  std::vector<char> host_block_;  // of the step that is being submitted
+
+  // Of the thread that runs them.
   std::optional<Error> lost_;
 };
 

@@ -1,6 +1,7 @@
 /**
  * An engine without a model, for the scheduler: the cache is counted as native/cache does, time is a
- * number, and tokens are drawn by counting. Every plan is checked when it is carried out.
+ * number, and tokens are drawn by counting. They arrive when the next step has been handed over.
+ * Every plan is checked when it is carried out.
  */
 import {
   planStep,
@@ -31,6 +32,7 @@ export interface SimulatedOptions {
   readonly timeoutMs: number;
   /** Prompts of a family begin with the same tokens. */
   readonly family?: number;
+  readonly constrained?: boolean;
 }
 
 /** So many. */
@@ -49,10 +51,15 @@ export class SimulatedRequest implements Schedulable {
   readonly promptTokens: number;
   readonly mostCachedTokens: number;
   readonly mostKnownTokens: number;
-  knownTokens: number;
+  readonly constrained: boolean;
+  /** Those of the prompt, and those drawn that have arrived. */
+  arrivedTokens: number;
+  /** Tokens that steps under way draw. */
+  draws = 0;
   /** While it runs. */
   pages: number[] = [];
   running = false;
+  removed = false;
   readonly family: number;
   readonly #engine: SimulatedEngine;
   #cachedTokens = 0;
@@ -69,9 +76,15 @@ export class SimulatedRequest implements Schedulable {
     this.rank = rankOf(now, options.priority);
     this.deadline = now + options.timeoutMs;
     this.promptTokens = promptTokens;
-    this.knownTokens = promptTokens;
+    this.constrained = options.constrained ?? false;
+    this.arrivedTokens = promptTokens;
     this.mostCachedTokens = Math.min(promptTokens + maxTokens - 1, maxContextTokens);
     this.mostKnownTokens = Math.min(promptTokens + stopAfter, this.mostCachedTokens + 1);
+  }
+
+  get knownTokens(): number {
+    const known = this.arrivedTokens + (this.constrained ? 0 : this.draws);
+    return Math.min(known, this.mostCachedTokens);
   }
 
   get cachedTokens(): number {
@@ -95,11 +108,11 @@ export class SimulatedRequest implements Schedulable {
   }
 
   get ended(): boolean {
-    return this.knownTokens === this.mostKnownTokens;
+    return this.arrivedTokens === this.mostKnownTokens;
   }
 
-  get decodes(): boolean {
-    return this.running && this.knownTokens - this.cachedTokens === 1;
+  get tokensLeft(): number {
+    return this.knownTokens - this.cachedTokens;
   }
 
   /** Shares what is full of what it goes on from, and has a copy of the rest. */
@@ -132,8 +145,14 @@ export class SimulatedEngine {
   readonly outside: number[] = [];
   /** In the order in which they were made. */
   readonly snapshots: SimulatedSnapshot[] = [];
-  readonly counts = { steps: 0, preempted: 0, expired: 0, ended: 0, stalled: 0, hits: 0 };
+  readonly counts = {
+    ...{ steps: 0, preempted: 0, expired: 0, ended: 0, stalled: 0, hits: 0 },
+    /** Steps that constrained ones share, and tokens drawn after the last one. */
+    ...{ together: 0, extra: 0 },
+  };
   now = 0;
+  /** For whom the step under way draws. */
+  #underWay: readonly SimulatedRequest[] = [];
 
   constructor(readonly limits: SimulatedLimits) {}
 
@@ -146,6 +165,7 @@ export class SimulatedEngine {
 
   remove(request: SimulatedRequest): void {
     request.leave();
+    request.removed = true;
     this.requests.splice(this.requests.indexOf(request), 1);
   }
 
@@ -188,7 +208,9 @@ export class SimulatedEngine {
     this.#preempt(plan);
     this.#admit(plan);
     this.#checkSpans(plan);
-    this.#compute(plan);
+    const next = this.#compute(plan);
+    this.#arrive();
+    this.#underWay = next;
     this.counts.steps += 1;
     this.counts.expired += plan.expired.length;
     this.counts.preempted += plan.preempted.length;
@@ -216,11 +238,17 @@ export class SimulatedEngine {
     const { maxBatchTokens, maxPrefillSpans } = this.limits;
     const taken = new Map(spans.map(({ request, tokens }) => [request, tokens]));
     check(taken.size === spans.length, "a request has one span");
+    const running = this.requests.filter((request) => request.running);
+    const held = running.some(({ constrained, tokensLeft }) => constrained && tokensLeft === 0);
     let newPages = 0;
-    for (const [{ running, spanEnd, cachedTokens }, tokens] of taken) {
+    for (const [request, tokens] of taken) {
+      const { spanEnd, cachedTokens, knownTokens, constrained, draws } = request;
       const end = cachedTokens + tokens;
-      check(running && tokens >= 1, "spans are of those that run");
+      check(request.running && tokens >= 1, "spans are of those that run");
       check(end <= spanEnd, "a span ends where it has to");
+      const waits = constrained && (held || draws > 0);
+      check(!waits || end < knownTokens, "who is constrained draws with the others, in their turn");
+      check(draws === 0 || tokens === 1, "what is not there yet is a span of its own");
       newPages += pagesFor(end) - pagesFor(cachedTokens);
     }
     const sizes = [...taken.values()];
@@ -230,15 +258,16 @@ export class SimulatedEngine {
     check(pagesLeft >= 0, "the pages suffice");
     this.#checkWindowPages(taken);
 
-    const running = this.requests.filter((request) => request.running);
     for (const request of running) {
-      if (!request.decodes || taken.has(request)) continue;
+      if (request.tokensLeft !== 1 || taken.has(request)) continue;
+      if (held && request.constrained) continue;
       const stalled = request.cachedTokens % PAGE_TOKENS === 0 && pagesLeft === 0;
       check(stalled && request === running.at(-1), "only the last stands still, without a page");
       this.counts.stalled += 1;
     }
     const alone = this.outside.length === 0 && this.requests.length > 0;
-    check(!alone || taken.has(running[0]!), "when nobody else holds anything, the first one moves");
+    const moves = taken.has(running[0]!) || this.#underWay.length > 0;
+    check(!alone || moves, "when nobody else holds anything, the first one moves");
   }
 
   /** The pool of the window layers is of a size that nobody need look at: see KvLayout. */
@@ -257,17 +286,37 @@ export class SimulatedEngine {
     check(sumOf(ours) + sumOf(theirs) <= capacity, "the window pages suffice");
   }
 
-  #compute({ spans }: Plan): void {
+  /** Returns for whom a token is drawn. */
+  #compute({ spans }: Plan): SimulatedRequest[] {
+    const drawing: SimulatedRequest[] = [];
+    let constrained = 0;
     for (const { request, tokens } of spans) {
+      const draws = request.tokensLeft === tokens;
       request.compute(tokens);
       this.#keep(request);
-      if (request.cachedTokens < request.knownTokens) continue;
-      request.knownTokens += 1;
+      if (!draws) continue;
+      request.draws += 1;
+      constrained += request.constrained ? 1 : 0;
+      drawing.push(request);
+    }
+    this.counts.together += constrained > 1 ? 1 : 0;
+    this.#evict();
+    return drawing;
+  }
+
+  /** What the step before this one drew. */
+  #arrive(): void {
+    for (const request of this.#underWay) {
+      if (request.removed) {
+        this.counts.extra += request.ended ? 1 : 0;
+        continue;
+      }
+      request.draws -= 1;
+      request.arrivedTokens += 1;
       if (!request.ended) continue;
       this.remove(request);
       this.counts.ended += 1;
     }
-    this.#evict();
   }
 
   #keep({ family, pages, cachedTokens, snapshotPoint }: SimulatedRequest): void {
