@@ -365,7 +365,8 @@ export class HymbaModel implements SequenceOwner {
 
   /**
    * @internal Draws token after token for sequences whose next token is known, and yields the tokens
-   * of each step, `count` times. With `ahead`, there are `stepsInFlight` of them under way: ended early, the sequences have taken one token more than otherwise.
+   * of each step, `count` times. With `ahead`, there are `stepsInFlight` of them under way: ended
+   * early, the sequences have taken one token more than otherwise.
    */
   draw(
     requests: readonly DecodeRequest[],

@@ -4,7 +4,10 @@ import { HymbaError } from "./errors";
 export interface SequenceOwner {
   /** Gives back what the sequence holds. */
   releaseSequence(id: number): void;
-  /** A snapshot of the sequence, `proven` when more than one text begins with it; undefined when there is no room. */
+  /**
+   * A snapshot of the sequence, `proven` when more than one text begins with it; undefined when there
+   * is no room.
+   */
   snapshotSequence(id: number, proven: boolean): number | undefined;
   /** Makes the sequence a snapshot, under the same number. */
   retireSequence(id: number): void;

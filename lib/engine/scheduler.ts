@@ -17,7 +17,10 @@ export interface Schedulable {
    * there and go on from: fewer than are known.
    */
   readonly cachedTokens: number;
-  /** Its next span may not go beyond: more than are in the cache, if more are known, and no more than those. */
+  /**
+   * Its next span may not go beyond: more than are in the cache, if more are known, and no more than
+   * those.
+   */
   readonly spanEnd: number;
   /** Whether what may be drawn for it depends on the token before, which has to arrive first. */
   readonly constrained: boolean;

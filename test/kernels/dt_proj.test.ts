@@ -1,8 +1,16 @@
 import type { ActivationDType, KernelDevice, Tensor } from "../../lib/kernels";
-import { bigTest, compare, cpu, describeCuda, guarded, poisoned, random } from "./helpers";
+import {
+  bigTest,
+  compare,
+  cpu,
+  describeCuda,
+  expectSameBits,
+  guarded,
+  poisoned,
+  random,
+} from "./helpers";
 import {
   activationsOn,
-  expectSameBits,
   expectSameRows,
   matrixOn,
   normalProduct,

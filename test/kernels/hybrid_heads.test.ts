@@ -12,6 +12,7 @@ import {
   cpu,
   describeCuda,
   emptyCache,
+  expectSameBits,
   fillCache,
   guarded,
   pageTables,
@@ -21,7 +22,7 @@ import {
   rounded,
   type Span,
 } from "./helpers";
-import { expectSameBits } from "./products";
+import {} from "./products";
 
 // All heads of a layer in one call, against the CPU and against the six stages on the same device.
 // The steps of decoding have kernels of their own; what those cannot do must come out the same.

@@ -1,8 +1,16 @@
 import type { ActivationDType, KernelDevice, Tensor } from "../../lib/kernels";
-import { bigTest, compare, cpu, describeCuda, guarded, random, rounded } from "./helpers";
+import {
+  bigTest,
+  compare,
+  cpu,
+  describeCuda,
+  expectSameBits,
+  guarded,
+  random,
+  rounded,
+} from "./helpers";
 import {
   activationsOn,
-  expectSameBits,
   expectSameRows,
   matrixOn,
   MAX_SKINNY_ROWS,

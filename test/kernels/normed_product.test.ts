@@ -8,8 +8,16 @@ import type {
   Tensor,
 } from "../../lib/kernels";
 import { relativeError } from "../helpers/golden";
-import { bigTest, cpu, describeCuda, guarded, random, realGpuTest } from "./helpers";
-import { expectSameBits, matrixOn, normalProduct, type Shape, shapeName } from "./products";
+import {
+  bigTest,
+  cpu,
+  describeCuda,
+  expectSameBits,
+  guarded,
+  random,
+  realGpuTest,
+} from "./helpers";
+import { matrixOn, normalProduct, type Shape, shapeName } from "./products";
 
 const EPSILON = 1e-6;
 

@@ -1,5 +1,5 @@
 import type { ActivationDType, KernelDevice, Matrix, Tensor, WeightDType } from "../../lib/kernels";
-import { type Budget, guarded, random, rounded } from "./helpers";
+import { type Budget, expectSameBits, guarded, random, rounded } from "./helpers";
 
 /** Extents of a product: rows of activations [rows, inner] by a matrix [outer, inner]. */
 export interface Shape {
@@ -88,17 +88,6 @@ export function productBudget(inner: number, out: ActivationDType, scale = 1): B
     absolute: 8 * 2e-6 * Math.sqrt(inner) * scale,
     relative: out === "bf16" ? 1.01 * 2 ** -8 : 2 ** -22,
   };
-}
-
-/** Fails unless both hold the same bits; much faster than `toEqual` for many elements. */
-export function expectSameBits(
-  actual: Uint16Array | Uint32Array,
-  expected: Uint16Array | Uint32Array,
-): void {
-  expect(actual.length).toBe(expected.length);
-  let differences = 0;
-  actual.forEach((bits, i) => (differences += Number(bits !== expected[i])));
-  expect({ differences }).toEqual({ differences: 0 });
 }
 
 /** The first rows of a product as a product of their own. */

@@ -4,7 +4,7 @@ import {
   compare,
   cpu,
   describeCuda,
-  expectSame,
+  expectSameBits,
   guarded,
   poisoned,
   ragged,
@@ -122,8 +122,8 @@ function compareWithCpu(device: KernelDevice, dtype: ActivationDType, of: Weight
   // Aligned and not, the same bits.
   for (const columns of [0, 3, 8]) {
     const again = run(device, dtype, of, input, columns);
-    expectSame(again.out, actual.out);
-    expectSame(again.state, actual.state);
+    expectSameBits(again.out, actual.out);
+    expectSameBits(again.state, actual.state);
   }
 }
 
