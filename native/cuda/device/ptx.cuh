@@ -77,6 +77,42 @@ __device__ __forceinline__ void wait_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
 }
 
+// --- Barriers of a block (sm_80) --------------------------------------------------------------
+
+// Lets all threads of a block wait for each other, wherever in the program each of them has got to:
+// __syncthreads is for one place that all come to. In shared memory.
+class Meeting {
+ public:
+  // By one thread, before the block's first __syncthreads.
+  __device__ __forceinline__ void init(int threads) {
+    asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(shared_address(&barrier_)), "r"(threads)
+                 : "memory");
+  }
+
+  __device__ __forceinline__ void meet() {
+    uint64_t state;
+    asm volatile("mbarrier.arrive.shared.b64 %0, [%1];"
+                 : "=l"(state)
+                 : "r"(shared_address(&barrier_))
+                 : "memory");
+    asm volatile(
+        "{\n"
+        ".reg .pred done;\n"
+#if __CUDA_ARCH__ >= 900
+        "again: mbarrier.try_wait.shared.b64 done, [%0], %1;\n"
+#else
+        "again: mbarrier.test_wait.shared.b64 done, [%0], %1;\n"
+#endif
+        "@!done bra again;\n"
+        "}" ::"r"(shared_address(&barrier_)),
+        "l"(state)
+        : "memory");
+  }
+
+ private:
+  uint64_t barrier_;
+};
+
 // --- Tensor cores (sm_80) ---------------------------------------------------------------------
 
 // d += a · b for a 16x16 (row-major), b 16x8 (column-major), d 16x8 tile, bf16 in, fp32 out. With

@@ -47,6 +47,7 @@ struct Scan {
   static constexpr int kRingTokens = 3 * kTileTokens;
   static constexpr int kSumTokens = 2 * kTileTokens;
 
+  Meeting tile_done;
   Token ring[kRingTokens];
   // [quarter][channel]; 16 bytes more, so that two rows start in different banks.
   alignas(16) float sums[kSumTokens][kQuarters * kBlockChannels + 4];
@@ -140,7 +141,7 @@ class Staging {
     stage(second, kTile);
     fetch(staged, 2 * kTile);
     for (int first = 3 * kTile; first < kAhead; first += kTile) prefetch(begin, first, num_tokens);
-    __syncthreads();
+    shared_.tile_done.meet();
     for (int first = 0; first < num_tokens; first += kTile) {
       if (first > 0) put_out(begin, first - kTile, num_tokens);
       fetch_gate(begin, first, num_tokens);
@@ -149,7 +150,7 @@ class Staging {
         stage(staged, first + 2 * kTile);
         fetch(staged, first + 3 * kTile);
       }
-      __syncthreads();
+      shared_.tile_done.meet();
     }
     put_out(begin, (num_tokens - 1) / kTile * kTile, num_tokens);
   }
@@ -226,7 +227,7 @@ __device__ __forceinline__ void carry(Scan<Act, kStates>& shared, const Lane<Act
   Chunk<Act, 2 * kStates> bc[2][kGroup];
   float decay[2][kGroup][kStates];
 
-  __syncthreads();
+  shared.tile_done.meet();
   const Token* token = shared.ring;
   read_deltas(delta[0], token);
   read_deltas(delta[1], token + kGroup);
@@ -275,7 +276,7 @@ __device__ __forceinline__ void carry(Scan<Act, kStates>& shared, const Lane<Act
       }
       token = next_step;
     }
-    __syncthreads();
+    shared.tile_done.meet();
   }
 }
 
@@ -284,6 +285,8 @@ __global__ void __launch_bounds__(Scan<Act, kStates>::kThreads, kStates == 4 ? 2
     scan_kernel(Params<Act> params) {
   allow_successor();
   Scan<Act, kStates>& shared = *dynamic_shared<Scan<Act, kStates>>();
+  if (threadIdx.x == 0) shared.tile_done.init(blockDim.x);
+  __syncthreads();
   const int first_channel = blockIdx.x * kBlockChannels;
   const int span = blockIdx.y;
   // {begin, tokens}: of spans of one token none.

@@ -35,6 +35,22 @@ void wait_copies() {
   emulator::copies_of_thread().wait(kPending);
 }
 
+// --- Barriers of a block ------------------------------------------------------------------------
+
+class Meeting {
+ public:
+  void init(int threads) { threads_ = threads; }
+
+  void meet(HYMBA_EMULATOR_SITE) {
+    if (threads_ != static_cast<int>(blockDim.x))
+      emulator::fail_thread(cudaErrorLaunchFailure, "a Meeting is of all threads of a block");
+    emulator::meet_block(emulator::Barrier::kPlain, site);
+  }
+
+ private:
+  int64_t threads_;
+};
+
 // --- Tensor cores -------------------------------------------------------------------------------
 
 inline void mma_16x8x16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
