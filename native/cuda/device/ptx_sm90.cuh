@@ -67,9 +67,8 @@ __device__ __forceinline__ bool has_ended(Barrier* barrier, uint32_t parity) {
   return done != 0;
 }
 
-// Lets kThreads threads of the block, whole warps, wait for each other, wherever in the code each
-// of them calls it; __syncthreads is for one place that all come to. Groups of threads that do not
-// all wait together take different ones of 15 barriers.
+// Lets kThreads threads of the block, whole warps, wait for each other, by one of 15 barriers. All
+// threads of a block come to it from one place, or compute-sanitizer objects: else see Meeting.
 template <int kBarrier, int kThreads>
 __device__ __forceinline__ void sync_threads() {
   static_assert(1 <= kBarrier && kBarrier <= 15, "0 is that of __syncthreads");
@@ -115,8 +114,10 @@ __device__ __forceinline__ void fence_before_copies() {
 
 // --- Clusters ------------------------------------------------------------------------------------
 
-// All threads of all blocks of the cluster. Arriving publishes nothing that a thread wrote, which
-// would be to wait for all of its memory, but initialised barriers after their fence.
+// All threads of all blocks of the cluster, but for those that have ended. Arriving publishes
+// nothing that a thread wrote, which would be to wait for all of its memory, but initialised
+// barriers after their fence. It does not always return before all warps of the block have arrived
+// or ended, so none of them may wait meanwhile for one that has arrived.
 __device__ __forceinline__ void arrive_at_cluster() {
   asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
 }

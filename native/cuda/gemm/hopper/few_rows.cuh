@@ -82,7 +82,7 @@ __global__ void __launch_bounds__(Config::kThreads, 2)
   if (threadIdx.x == 0) {
     if constexpr (Config::kIsSplit) init_barrier(&sums_arrived, 1);
     init_barrier(&rows_arrived, 1);
-    barriers.init(stages, Config::kWarps);
+    barriers.init(stages, Config::kReaders);
   }
   // Columns beyond the last are zeroes in the weights, but 0 · NaN is not.
   const int valid_cols = min(operands.cols - begin * kBlockCols, steps * kBlockCols);
@@ -94,49 +94,32 @@ __global__ void __launch_bounds__(Config::kThreads, 2)
   // Nobody sends sums to a block that has not started.
   if constexpr (Config::kIsSplit) arrive_at_cluster();
 
-  // By all threads of the cluster, once a tile, after they put their sums.
-  const auto finish_split = [&](int tile, const TileGroups& groups) {
-    if constexpr (Config::kIsSplit) {
-      sums.finish(rank, groups, 0, operands.rows, epilogue);
-      // What this thread got, it has used.
-      if (tile + num_workers < operands.tiles) arrive_at_cluster();
+  const bool is_copier = warp == Config::kWarps;
+  RingPlace place(stages);
+  CopyLimit limit(stages, stage_bytes);
+  const L2Policy policy = evict_first_policy();
+  bool has_allowed = false;
+  const auto copy_weights = [&](const TileGroups& groups, bool is_last) {
+    for (int step = 0; step < steps; ++step) {
+      // Not before the rows are there: they would wait behind what the successor reads ahead.
+      if (is_last && !has_allowed && step >= steps - limit.copies() &&
+          has_ended(&rows_arrived, 0)) {
+        allow_successor();
+        has_allowed = true;
+      }
+      if (place.reused()) wait_for_phase(&barriers.empty[place.stage()], place.parity() ^ 1);
+      limit.wait(barriers.full);
+      Barrier* const full = &barriers.full[place.stage()];
+      arrive_expecting(full, groups.bytes());
+      copy_bulk(ring + place.stage() * stage_bytes, groups.weights(operands, begin + step),
+                groups.bytes(), full, policy);
+      place.advance();
+    }
+    if (is_last && !has_allowed) {
+      wait_for_phase(&rows_arrived, 0);
+      allow_successor();
     }
   };
-
-  if (warp == Config::kWarps) {
-    RingPlace place(stages);
-    CopyLimit limit(stages, stage_bytes);
-    const L2Policy policy = evict_first_policy();
-    bool has_allowed = false;
-    for (int tile = worker; tile < operands.tiles; tile += num_workers) {
-      const TileGroups groups(operands, tile, Epilogue::kPaired);
-      if (lane == 0) {
-        const bool is_last = tile + num_workers >= operands.tiles;
-        for (int step = 0; step < steps; ++step) {
-          // Not before the rows are there: they would wait behind what the successor reads ahead.
-          if (is_last && !has_allowed && step >= steps - limit.copies() &&
-              has_ended(&rows_arrived, 0)) {
-            allow_successor();
-            has_allowed = true;
-          }
-          if (place.reused()) wait_for_phase(&barriers.empty[place.stage()], place.parity() ^ 1);
-          limit.wait(barriers.full);
-          Barrier* const full = &barriers.full[place.stage()];
-          arrive_expecting(full, groups.bytes());
-          copy_bulk(ring + place.stage() * stage_bytes, groups.weights(operands, begin + step),
-                    groups.bytes(), full, policy);
-          place.advance();
-        }
-        if (is_last && !has_allowed) {
-          wait_for_phase(&rows_arrived, 0);
-          allow_successor();
-        }
-      }
-      __syncwarp();
-      finish_split(tile, groups);
-    }
-    return;
-  }
 
   const int own_group = warp * kSumGroups;
   // ldmatrix: lane 8i + r gives the address of row r of matrix i: two steps of 16 columns. Rows
@@ -144,15 +127,13 @@ __global__ void __launch_bounds__(Config::kThreads, 2)
   const int matrix_row = lane % 8;
   const int matrix = lane / 8;
   const char* const row_at = rows + min(matrix_row, operands.rows - 1) * row_bytes + matrix * 16;
-
-  bring_rows<Config::kReaders>(input, operands, begin * kBlockCols, valid_cols, rows, row_bytes,
-                               gains, [] { sync_threads<kReadersBarrier, Config::kReaders>(); });
-  if (threadIdx.x == 0) arrive_at(&rows_arrived);
-  RingPlace place(stages);
-  for (int tile = worker; tile < operands.tiles; tile += num_workers) {
-    const TileGroups groups(operands, tile, Epilogue::kPaired);
-    const int own_groups = min(groups.count - own_group, kSumGroups);
-    float acc[kSumGroups][4] = {};
+  // Every lane says that it has read a stage, once it comes to the next one: what one lane says for
+  // its warp compute-sanitizer does not believe of the others.
+  int last_read = -1;
+  const auto release_last = [&] {
+    if (last_read >= 0) arrive_at(&barriers.empty[last_read]);
+  };
+  const auto multiply = [&](float(&acc)[kSumGroups][4], int own_groups) {
     for (int step = 0; step < steps; ++step) {
       const char* const weights = ring + place.stage() * stage_bytes;
       uint32_t a[4][4];
@@ -168,6 +149,8 @@ __global__ void __launch_bounds__(Config::kThreads, 2)
         }
       }
       wait_for_phase(&barriers.full[place.stage()], place.parity());
+      release_last();
+      last_read = place.stage();
 #pragma unroll
       for (int i = 0; i < kSumGroups; ++i) {
         if (i >= own_groups) break;
@@ -180,18 +163,34 @@ __global__ void __launch_bounds__(Config::kThreads, 2)
           mma_16x8x16(acc[i], a[2 * half + 1], {b[2], b[3]});
         }
       }
-      __syncwarp();
-      if (lane == 0) arrive_at(&barriers.empty[place.stage()]);
       place.advance();
     }
+  };
+
+  if (!is_copier) {
+    bring_rows<Config::kReaders>(input, operands, begin * kBlockCols, valid_cols, rows, row_bytes,
+                                 gains, [] { sync_threads<kReadersBarrier, Config::kReaders>(); });
+    if (threadIdx.x == 0) arrive_at(&rows_arrived);
+  }
+  for (int tile = worker; tile < operands.tiles; tile += num_workers) {
+    const TileGroups groups(operands, tile, Epilogue::kPaired);
+    const int own_groups = min(groups.count - own_group, kSumGroups);
+    float acc[kSumGroups][4] = {};
+    if (!is_copier)
+      multiply(acc, own_groups);
+    else if (lane == 0)
+      copy_weights(groups, tile + num_workers >= operands.tiles);
+    __syncwarp();
 
     if constexpr (Config::kIsSplit) {
+      if (!is_copier) {
 #pragma unroll
-      for (int i = 0; i < kSumGroups; ++i)
-        if (i < own_groups)
-          sums.put(lane / 4, (own_group + i) * 4 + lane % 4, {acc[i][0], acc[i][1]});
-      finish_split(tile, groups);
-    } else {
+        for (int i = 0; i < kSumGroups; ++i)
+          if (i < own_groups)
+            sums.put(lane / 4, (own_group + i) * 4 + lane % 4, {acc[i][0], acc[i][1]});
+      }
+      sums.finish(rank, groups, 0, operands.rows, epilogue);
+    } else if (!is_copier) {
       wait_for_predecessor();
       finish_sums<kSumGroups>(acc, groups.first + own_group, own_groups, lane / 4, operands.rows,
                               lane % 4, epilogue);

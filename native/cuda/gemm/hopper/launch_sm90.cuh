@@ -32,7 +32,7 @@ void launch_few_rows(const char* stage, const PackedOperands& operands, const Ti
   const int fixed_bytes = Config::fixed_bytes(operands.rows, Input::kSums, operands.blocks);
   const int stages =
       count_stages(fixed_bytes, stage_bytes, ceil_div(operands.blocks, Config::kParts));
-  const int workers = std::min(context.device->num_sms / Config::kParts, tiling.tiles);
+  const int workers = tiling.workers(context.device->num_sms);
   launch_clusters(stage, context, few_rows_gemm_kernel<Config, Input, Epilogue>, Config::kParts,
                   dim3(workers * Config::kParts), dim3(Config::kThreads),
                   stages * stage_bytes + fixed_bytes, Operands(operands, tiling, stages),
@@ -57,8 +57,7 @@ template <typename Config, typename Epilogue>
 void launch_warpgroups(const char* stage, const PackedOperands& operands, const Tiling& tiling,
                        const Epilogue& epilogue, const LaunchContext& context) {
   const int stages = count_stages(0, Config::kStageBytes, kMaxStages);
-  const int workers =
-      std::min(context.device->num_sms / Config::kParts, tiling.tiles * tiling.row_tiles);
+  const int workers = tiling.workers(context.device->num_sms);
   launch_clusters(stage, context, warpgroup_gemm_kernel<Config, Epilogue>, Config::kParts,
                   dim3(workers * Config::kParts), dim3(Config::kThreads),
                   std::max(stages * Config::kStageBytes, Config::kSumBytes),

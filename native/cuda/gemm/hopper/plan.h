@@ -81,6 +81,13 @@ struct Tiling {
   int row_tiles = 1;       // of the activations
   int row_warpgroups = 0;  // 64 rows each, of a row tile; 0: the few-rows kernel
   int split = 1;           // blocks that share the columns
+
+  // Blocks, or clusters, that the tiles are dealt out to: one each where columns are split, else as
+  // many as there is room for.
+  constexpr int workers(int num_sms) const {
+    const int items = tiles * row_tiles;
+    return split > 1 ? items : std::min(items, num_sms);
+  }
 };
 
 // `paired` matrices are tiled by units of two groups.

@@ -21,7 +21,8 @@ namespace hymba::cuda::hopper {
 inline constexpr int kReadersBarrier = 1;
 inline constexpr int kFinishBarrier = 2;
 
-// For tiles of up to kRows rows of activations and kSplitGroups groups, in blocks of kThreads.
+// For tiles of up to kRows rows of activations and kSplitGroups groups. kThreads of a block, the
+// first ones, take part; other warps have nothing more to do.
 template <int kRows, int kThreads>
 class SplitSums {
   static constexpr int kRowPairs = kSplitGroups * (kBlockRows / 2);
@@ -48,12 +49,12 @@ class SplitSums {
     own_[row * kRowPairs + pair] = sum;
   }
 
-  // By all threads of the cluster, block `rank` of it, after they put their sums and arrived at the
-  // cluster's barrier: since then nothing else has been in the place of what they get. Afterwards
-  // own sums may be put again. What other threads of the block got may still be read.
+  // Once, by all that take part, in block `rank` of the cluster, after they put their sums and
+  // arrived at the cluster's barrier: since then nothing else has been in the place of what they
+  // get.
   template <typename Epilogue>
   __device__ __forceinline__ void finish(int rank, const TileGroups& groups, int first_row,
-                                         int num_rows, const Epilogue& epilogue) {
+                                         int num_rows, const Epilogue& epilogue) const {
     const int part = static_cast<int>(ceil_div(num_rows, kSplit));
     const auto rows_of = [&](int block) { return max(min(num_rows - block * part, part), 0); };
     const int own_pairs = rows_of(rank) * kRowPairs;
@@ -91,8 +92,7 @@ class SplitSums {
     for_own_pairs(
         [&](int round, int i, int, int) { own_sums[round] = own_[rank * part * kRowPairs + i]; });
     __syncwarp();
-    wait_for_phase(arrived_, parity_);
-    parity_ ^= 1;
+    wait_for_phase(arrived_, 0);
     __syncwarp();
     // When all have what they need, nobody reads this block's sums any more.
     arrive_at_cluster();
@@ -119,7 +119,6 @@ class SplitSums {
   float2* own_;
   float2* received_;
   Barrier* arrived_;
-  uint32_t parity_ = 0;
 };
 
 }  // namespace hymba::cuda::hopper

@@ -3,7 +3,7 @@
 // Mapping   Tiles of 64 rows of activations a warpgroup by up to kGroups groups of 8 rows of the
 //           matrix, dealt out to blocks that stay. One more warp copies: weights as they lie,
 //           activations by a tensor map, which swizzles them and fills up with zeroes.
-//           Split: a cluster of eight blocks shares a tile, an eighth of the columns each.
+//           Split: a cluster of eight blocks takes one tile, an eighth of the columns each.
 // Shared    A ring of stages of 64 columns: rows of activations and the weights of a tile; in
 //           their place, the sums of a split tile.
 // Numerics  As few_rows.cuh: the same bits.
@@ -39,7 +39,7 @@ struct WarpgroupConfig {
   static constexpr int kRowBytes = kRows * kBlockCols * 2;  // of a stage
   static constexpr int kWeightBytes = kGroups * kBlockElements * 2;
   static constexpr int kStageBytes = kRowBytes + kWeightBytes;
-  using Sums = SplitSums<kRows, kThreads>;
+  using Sums = SplitSums<kRows, kReaders>;
   // The sums of a split tile take the place of its stages.
   static constexpr int kSumBytes = kIsSplit ? Sums::kBytes : 0;
 };
@@ -78,20 +78,6 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
     return TileGroups(operands, item / operands.row_tiles, Epilogue::kPaired);
   };
 
-  // By all threads of the cluster, once an item, after its copies have arrived.
-  [[maybe_unused]] typename Config::Sums sums(ring, &sums_arrived);
-  [[maybe_unused]] const auto finish_split = [&](int item, const TileGroups& groups,
-                                                 const auto& put) {
-    // The sums take the place of what all warps of this block, and of the others, have read.
-    sync_threads<kFinishBarrier, Config::kThreads>();
-    arrive_at_cluster();
-    put();
-    sums.finish(rank, groups, row_of(item), min(operands.rows - row_of(item), Config::kRows),
-                epilogue);
-    // The next item's copies overwrite the sums.
-    if (item + num_workers < num_items) sync_threads<kFinishBarrier, Config::kThreads>();
-  };
-
   if (threadIdx.x >= Config::kReaders) {
     if (threadIdx.x == Config::kReaders) prefetch_map(&in);
     RingPlace place(stages), row_place(stages);
@@ -113,31 +99,28 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
       wait_for_predecessor();
       for (; ahead > 0; --ahead) load_rows(item, block - ahead);
     };
-    for (int item = worker; item < num_items; item += num_workers) {
+    for (int item = worker; threadIdx.x == Config::kReaders && item < num_items;
+         item += num_workers) {
       const TileGroups groups = groups_of(item);
-      if (threadIdx.x == Config::kReaders) {
-        const bool is_last = item + num_workers >= num_items;
-        for (int block = begin; block < end; ++block) {
-          if (is_last && block == max(end - limit.copies(), begin)) allow_successor();
-          if (place.reused()) {
-            catch_up(item, block);
-            wait_for_phase(&barriers.empty[place.stage()], place.parity() ^ 1);
-          }
-          if (!waited) limit.wait(barriers.full);
-          Barrier* const full = &barriers.full[place.stage()];
-          arrive_expecting(full, groups.bytes());
-          copy_bulk(weight_stage(place.stage()), groups.weights(operands, block), groups.bytes(),
-                    full, policy);
-          place.advance();
-          if (waited)
-            load_rows(item, block);
-          else
-            ++ahead;
+      const bool is_last = item + num_workers >= num_items;
+      for (int block = begin; block < end; ++block) {
+        if (is_last && block == max(end - limit.copies(), begin)) allow_successor();
+        if (place.reused()) {
+          catch_up(item, block);
+          wait_for_phase(&barriers.empty[place.stage()], place.parity() ^ 1);
         }
-        catch_up(item, end);
+        if (!waited) limit.wait(barriers.full);
+        Barrier* const full = &barriers.full[place.stage()];
+        arrive_expecting(full, groups.bytes());
+        copy_bulk(weight_stage(place.stage()), groups.weights(operands, block), groups.bytes(),
+                  full, policy);
+        place.advance();
+        if (waited)
+          load_rows(item, block);
+        else
+          ++ahead;
       }
-      __syncwarp();
-      if constexpr (kIsSplit) finish_split(item, groups, [] {});
+      catch_up(item, end);
     }
   } else {
     // The same for all lanes, and the compiler is to know it.
@@ -188,14 +171,19 @@ __global__ void __launch_bounds__(Config::kThreads, 1)
       }
 
       if constexpr (kIsSplit) {
-        finish_split(item, groups, [&] {
+        // The sums take the place of what all warps of this block, and of the others, have read:
+        // which the copying warp has got all of, and has ended or soon will.
+        sync_threads<kReadersBarrier, Config::kReaders>();
+        arrive_at_cluster();
+        const typename Config::Sums sums(ring, &sums_arrived);
 #pragma unroll
-          for (int i = 0; i < kGroups; ++i) {
-            const int pair = 4 * i + lane % 4;
-            sums.put(own_row, pair, {acc[i][0], acc[i][1]});
-            sums.put(own_row + 8, pair, {acc[i][2], acc[i][3]});
-          }
-        });
+        for (int i = 0; i < kGroups; ++i) {
+          const int pair = 4 * i + lane % 4;
+          sums.put(own_row, pair, {acc[i][0], acc[i][1]});
+          sums.put(own_row + 8, pair, {acc[i][2], acc[i][3]});
+        }
+        sums.finish(rank, groups, row_of(item), min(operands.rows - row_of(item), Config::kRows),
+                    epilogue);
       } else {
         wait_for_predecessor();
         finish_sums<kGroups>(acc, groups.first, groups.count, row_of(item) + own_row, operands.rows,
