@@ -2,7 +2,8 @@ import { join } from "node:path";
 import { type Engine, HymbaError, HymbaModel } from "../lib";
 import type { ApiError } from "../lib/openai/api_error";
 import { requestError } from "../lib/openai/api_error";
-import { answer, ENDPOINTS, type Served } from "../lib/openai/endpoint";
+import { answer, answerInParts, type ApiResponse, type Served } from "../lib/openai/answer";
+import { ENDPOINTS } from "../lib/openai/endpoint";
 import type { GeneratedText } from "../lib/openai/texts";
 
 const FOLDER = join(__dirname, "..", "models", "hymba-tiny");
@@ -26,8 +27,20 @@ const understand = (path: string, body: unknown) =>
 
 async function ask(path: string, body: unknown) {
   const signal = new AbortController().signal;
-  const response = await answer(served, ENDPOINTS.get(path)!, body, signal);
+  const response = await answer(served, await understand(path, body), signal);
   return { ...response, choices: response.choices as Readonly<Record<string, unknown>>[] };
+}
+
+/** The same in parts. */
+async function askForParts(path: string, body: object) {
+  const { signal } = new AbortController();
+  const request = await understand(path, { ...body, stream: true });
+  const parts: (Omit<ApiResponse, "choices" | "usage"> & {
+    choices: Record<string, unknown>[];
+    usage?: object | null;
+  })[] = [];
+  for await (const part of answerInParts(served, request, signal)) parts.push(JSON.parse(part));
+  return parts;
 }
 
 /** What `model.generate` writes. */
@@ -63,8 +76,8 @@ describe("a request", () => {
       ignore_eos: true,
     };
     expect(await understand(COMPLETIONS, body)).toMatchObject({ model: "mine" });
+    expect((await understand(COMPLETIONS, body)).prompts).toEqual([[3, 4]]);
     expect((await understand(COMPLETIONS, body)).options).toEqual({
-      prompt: [3, 4],
       n: 2,
       maxTokens: 7,
       temperature: 0.5,
@@ -86,10 +99,12 @@ describe("a request", () => {
 
   test("has OpenAI's defaults for what the model's folder does not decide; null is as good as nothing", async () => {
     const nulls = { max_tokens: null, temperature: null, stop: null, response_format: null };
-    const { options } = await understand(COMPLETIONS, { prompt: "Once", ...nulls });
-    expect(options).toEqual({ prompt: "Once", maxTokens: 16 });
+    const plain = await understand(COMPLETIONS, { prompt: "Once", ...nulls });
+    expect(plain).toMatchObject({ prompts: ["Once"], options: { maxTokens: 16 } });
+    expect(plain.stream).toBeUndefined();
     const chat = await understand(CHAT, { messages: MESSAGES });
-    expect(chat.options).toEqual({ prompt: expect.any(Int32Array), maxTokens: 2 ** 31 - 1 });
+    expect(chat.prompts).toEqual([expect.any(Int32Array)]);
+    expect(chat.options).toEqual({ maxTokens: 2 ** 31 - 1 });
   });
 
   test("of a chat is written by the model's template", async () => {
@@ -101,10 +116,13 @@ describe("a request", () => {
       { role: "system", content: "Be brief." },
       { role: "user", content },
     ];
-    const { options } = await understand(CHAT, { messages });
-    expect(model.tokenizer.decode(options.prompt as Int32Array, { skipSpecialTokens: false })).toBe(
-      "<|endoftext|><|system|>\nBe brief.<|end|>\n<|user|>\nWho\ncomes?<|end|>\n<|assistant|>\n",
+    const { prompts } = await understand(CHAT, { messages });
+    const written = prompts.map((prompt) =>
+      model.tokenizer.decode(prompt as Int32Array, { skipSpecialTokens: false }),
     );
+    expect(written).toEqual([
+      "<|endoftext|><|system|>\nBe brief.<|end|>\n<|user|>\nWho\ncomes?<|end|>\n<|assistant|>\n",
+    ]);
   });
 
   test.each<[object, string, unknown]>([
@@ -127,13 +145,22 @@ describe("a wrong request", () => {
   test.each<[string, unknown, string | null, RegExp]>([
     [COMPLETIONS, "text", null, /^the body: expected an object, got "text"$/],
     [COMPLETIONS, undefined, null, /^the body: expected an object, got nothing$/],
-    [COMPLETIONS, {}, "prompt", /^prompt: expected a string or an array of token ids, got nothing/],
-    [COMPLETIONS, { prompt: ["a", "b"] }, "prompt", /^prompt: expected a string or/],
+    [COMPLETIONS, {}, "prompt", /^prompt: expected a string, .* of either, got nothing/],
+    [COMPLETIONS, { prompt: ["a", 2] }, "prompt", /^prompt: expected a string, an array of token/],
+    [COMPLETIONS, { prompt: [[[1]]] }, "prompt", /^prompt: expected a string, an array of token/],
+    [COMPLETIONS, { prompt: [[40], []] }, "prompt", /^prompt must hold at least one token/],
     [COMPLETIONS, { prompt: [] }, "prompt", /^prompt must hold at least one token/],
     [COMPLETIONS, { prompt: [1e6] }, "prompt", /^prompt\[0\] must be from 0 to \d+, got 1000000/],
     [COMPLETIONS, { prompt: "a", echo: true }, "echo", /^unknown field echo/],
     [COMPLETIONS, { prompt: "a", messages: [] }, "messages", /^unknown field messages/],
-    [COMPLETIONS, { prompt: "a", stream: true }, "stream", /^stream: expected false/],
+    [COMPLETIONS, { prompt: "a", stream: 1 }, "stream", /^stream: expected true or false/],
+    [COMPLETIONS, { prompt: "a", stream_options: {} }, "stream_options", /needs stream: true/],
+    [
+      COMPLETIONS,
+      { prompt: "a", stream: true, stream_options: { usage: true } },
+      "stream_options.usage",
+      /^unknown field/,
+    ],
     [COMPLETIONS, { prompt: "a", top_p: 2 }, "top_p", /^top_p must be above 0 and at most 1/],
     [COMPLETIONS, { prompt: "a", max_tokens: 0 }, "max_tokens", /^max_tokens must be from 1/],
     [
@@ -174,6 +201,8 @@ describe("a wrong request", () => {
     const long = await ask(COMPLETIONS, { prompt: Array(257).fill(40) }).catch(requestError);
     expect(long).toMatchObject({ code: "context_length_exceeded" });
     expect((long as ApiError).message).toMatch(/^the prompt is too long: .* 257 more/);
+    const many = await ask(CHAT, { messages: Array(257).fill(MESSAGES[0]) }).catch(requestError);
+    expect(many).toMatchObject({ code: "context_length_exceeded", param: "messages" });
     const json_schema = { schema: { not: {} } };
     const body = { prompt: "a", response_format: { type: "json_schema", json_schema } };
     const refused = await ask(COMPLETIONS, body).catch(requestError);
@@ -216,12 +245,12 @@ describe("an answer", () => {
   });
 
   test("of a chat is a message; n counts the seed up; a full context is a matter of length", async () => {
-    const { options } = await understand(CHAT, { messages: MESSAGES });
+    const { prompts, options } = await understand(CHAT, { messages: MESSAGES });
     const fields = { ignore_eos: true, n: 2, seed: 7 };
     const { choices, object, usage } = await ask(CHAT, { messages: MESSAGES, ...fields });
     const expected = [];
     for (const seed of [7, 8]) {
-      expected.push(await alone({ ...options, seed, ignoreEos: true }));
+      expected.push(await alone({ ...options, prompt: prompts[0]!, seed, ignoreEos: true }));
     }
     expect(object).toBe("chat.completion");
     expect(choices).toEqual(
@@ -236,6 +265,85 @@ describe("an answer", () => {
     expect(usage.completion_tokens).toBe(generated);
   });
 
+  test("of several prompts has the texts of each, in order; each prompt counts once", async () => {
+    const prompts = ["The sea", "The old house", "A king"];
+    const fields = { n: 2, seed: 3, max_tokens: 6, temperature: 1, ignore_eos: true };
+    const several = await ask(COMPLETIONS, { prompt: prompts, ...fields });
+    const expected = [];
+    let promptTokens = 0;
+    for (const prompt of prompts) {
+      const { choices, usage } = await ask(COMPLETIONS, { prompt, ...fields });
+      expected.push(...choices.map(({ text }) => text));
+      promptTokens += usage.prompt_tokens;
+    }
+    expect(several.choices.map(({ text }) => text)).toEqual(expected);
+    expect(several.choices.map(({ index }) => index)).toEqual([0, 1, 2, 3, 4, 5]);
+    expect(several.usage).toMatchObject({ prompt_tokens: promptTokens, completion_tokens: 36 });
+
+    const tokens = [[40, 41], [42]];
+    const [first] = (await ask(COMPLETIONS, { prompt: tokens, seed: 1 })).choices;
+    expect(first).toEqual((await ask(COMPLETIONS, { prompt: tokens[0], seed: 1 })).choices[0]);
+  });
+
+  test("of several prompts fails as a whole, and leaves nothing behind", async () => {
+    const { cache: before } = model.info();
+    const prompt = ["The sea", Array(257).fill(40)];
+    const failed = await ask(COMPLETIONS, { prompt, max_tokens: 200 }).catch(requestError);
+    expect(failed).toMatchObject({ code: "context_length_exceeded" });
+    expect(model.info().cache.sequences.used).toBe(before.sequences.used);
+  });
+
+  test.each([
+    [COMPLETIONS, { prompt: ["The sea", "A king"], n: 2, logprobs: 1 }],
+    [COMPLETIONS, { prompt: "The sea", stop: "the" }],
+    [CHAT, { messages: MESSAGES, logprobs: true, top_logprobs: 1, n: 2 }],
+    [CHAT, { messages: MESSAGES }],
+  ])("in parts is the same as whole: %s %j", async (path, fields) => {
+    const body = { ...fields, max_tokens: 12, seed: 4, temperature: 1, ignore_eos: true };
+    const whole = await ask(path, body);
+    const parts = await askForParts(path, { ...body, stream_options: { include_usage: true } });
+    const joined = whole.choices.map(({ index }) => {
+      const own = parts.flatMap(({ choices }) => choices).filter((part) => part["index"] === index);
+      const delta = (part: Record<string, unknown>) => part["delta"] as { content: string };
+      const text = own.map((part) => part["text"] ?? delta(part).content).join("");
+      const lists = own.map((part) => part["logprobs"] as Record<string, unknown[]> | null);
+      const logprobs =
+        lists[0] &&
+        Object.fromEntries(
+          Object.keys(lists[0]).map((key) => [key, lists.flatMap((list) => list![key] ?? [])]),
+        );
+      expect(own.slice(0, -1).every((part) => part["finish_reason"] === null)).toBe(true);
+      if (path === CHAT) {
+        const roles = own.map((part) => (part["delta"] as { role?: string }).role);
+        expect(roles).toEqual(["assistant", ...Array(own.length - 1).fill(undefined)]);
+      }
+      return { index, text, logprobs, finish_reason: own.at(-1)!["finish_reason"] };
+    });
+    expect(joined).toEqual(
+      whole.choices.map(({ message, text, logprobs, ...choice }) => {
+        const { refusal: _, ...lists } = (logprobs ?? {}) as Record<string, unknown>;
+        return {
+          ...choice,
+          text: text ?? (message as { content: string }).content,
+          logprobs: logprobs && (path === CHAT ? { ...lists, refusal: [] } : lists),
+        };
+      }),
+    );
+    const { completion_tokens, prompt_tokens } = whole.usage;
+    expect(parts.at(-1)).toMatchObject({
+      choices: [],
+      usage: { completion_tokens, prompt_tokens },
+    });
+    for (const part of parts.slice(0, -1)) expect(part.usage).toBeNull();
+    const headings = new Set(
+      parts.map(({ choices: _, usage: __, ...heading }) => JSON.stringify(heading)),
+    );
+    expect(headings.size).toBe(1);
+    expect(parts[0]!.object).toBe(path === CHAT ? "chat.completion.chunk" : "text_completion");
+    const [plain] = await askForParts(path, body);
+    expect(plain).not.toHaveProperty("usage");
+  });
+
   test("with a response format is what it allows", async () => {
     const schema = { type: "object", properties: { a: { enum: [1, 2] } }, required: ["a"] };
     const response_format = { type: "json_schema", json_schema: { schema } };
@@ -247,7 +355,8 @@ describe("an answer", () => {
 
   test("has log-probabilities of every token, in either shape", async () => {
     const fields = { seed: 3, max_tokens: 12, temperature: 1 };
-    const prompt = (await understand(CHAT, { messages: MESSAGES })).options.prompt as Int32Array;
+    const [given] = (await understand(CHAT, { messages: MESSAGES })).prompts;
+    const prompt = given as Int32Array;
     const options = { prompt, seed: 3, maxTokens: 12, temperature: 1, topLogprobs: 2 };
     const { chunks, text } = await alone(options);
     const name = (token: number) => model.tokenizer.decode([token], { skipSpecialTokens: false });

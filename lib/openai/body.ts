@@ -22,10 +22,18 @@ export const optionalBoolean = optional(
 export const optionalTokens = optional(
   field<readonly number[]>((value) => isArrayOf(isInteger, value), "an array of token ids"),
 );
-export const textOrTokens = field<string | readonly number[]>(
-  (value) => isString(value) || isArrayOf(isInteger, value),
-  "a string or an array of token ids",
-);
+const isPrompt = (value: unknown): value is Prompt =>
+  isString(value) || isArrayOf(isInteger, value);
+
+/** A text, or token ids. */
+type Prompt = string | readonly number[];
+
+/** One prompt or several, as a list. */
+export const prompts = field<Prompt | readonly Prompt[]>(
+  // No ids are an empty prompt rather than no prompts.
+  (value) => isPrompt(value) || isArrayOf(isPrompt, value),
+  "a string, an array of token ids, or an array of several of either",
+).transform((given): readonly Prompt[] => (isPrompt(given) ? [given] : given));
 
 /**
  * The body of a request in the form that the schema asks for.

@@ -3,8 +3,9 @@ import type { HymbaModel } from "../model";
 import { ApiError } from "./api_error";
 import { optionalBoolean, optionalInteger, parseBody, text } from "./body";
 import type { ApiRequest } from "./endpoint";
-import { generationFields, generationOptions } from "./generation_fields";
+import { generationFields, generationOptions, streamOptions } from "./generation_fields";
 import { chatLogprobs } from "./logprobs";
+import { apiFinishReason } from "./texts";
 
 /** As many as the context has room for. */
 const DEFAULT_MAX_TOKENS = 2 ** 31 - 1;
@@ -39,23 +40,47 @@ export async function chatCompletions(model: HymbaModel, json: unknown): Promise
   if (topLogprobs !== undefined && !logprobs) {
     throw new ApiError("top_logprobs needs logprobs: true", "top_logprobs");
   }
+  const { maxContextTokens } = model.limits;
+  if (messages.length > maxContextTokens) {
+    throw new ApiError(
+      `${messages.length} messages are more than the ${maxContextTokens} tokens of the context`,
+      "messages",
+      "context_length_exceeded",
+    );
+  }
   const rendered = model.applyChatTemplate(messages);
   return {
+    prompts: [await model.tokenizer.encode(rendered, { addSpecialTokens: false })],
     options: {
       maxTokens: DEFAULT_MAX_TOKENS,
       ...generationOptions(body),
       ...(max_completion_tokens !== undefined && { maxTokens: max_completion_tokens }),
-      prompt: await model.tokenizer.encode(rendered, { addSpecialTokens: false }),
       ...(logprobs && { topLogprobs: topLogprobs ?? 0 }),
     },
     model: body.model,
+    stream: streamOptions(body),
     idPrefix: "chatcmpl",
     object: "chat.completion",
+    partObject: "chat.completion.chunk",
     choice: ({ text, tokens, finishReason }, index) => ({
       index,
       message: { role: "assistant", content: text, refusal: null },
       logprobs: logprobs ? chatLogprobs(model, tokens) : null,
       finish_reason: finishReason,
     }),
+    newParts() {
+      const begun = new Set<number>();
+      return ({ index, text, finishReason, ...token }) => {
+        if (text === "" && finishReason === undefined && !logprobs) return undefined;
+        const isFirst = !begun.has(index);
+        begun.add(index);
+        return {
+          index,
+          delta: { ...(isFirst && { role: "assistant" }), content: text },
+          logprobs: logprobs ? chatLogprobs(model, [token]) : null,
+          finish_reason: finishReason === undefined ? null : apiFinishReason(finishReason),
+        };
+      };
+    },
   };
 }

@@ -1,6 +1,7 @@
-import type { z } from "zod";
+import { z } from "zod";
 import { field, optional } from "../checkpoint/fields";
 import type { EngineGenerateOptions } from "../engine/engine";
+import { ApiError } from "./api_error";
 import {
   isArrayOf,
   optionalBoolean,
@@ -22,7 +23,10 @@ export const generationFields = {
   model: optionalText,
   /** Who asks; not used. */
   user: optionalText,
-  stream: optional(field<false>((value) => value === false, "false, as answers come whole")),
+  stream: optionalBoolean,
+  stream_options: optional(
+    z.strictObject({ include_usage: optionalBoolean }, { error: "expected an object" }),
+  ),
   n: optionalInteger,
   max_tokens: optionalInteger,
   temperature: optionalNumber,
@@ -76,6 +80,21 @@ export function generationOptions(body: Fields): Omit<EngineGenerateOptions, "pr
     ignoreEos: body.ignore_eos,
     responseFormat: body.response_format,
   });
+}
+
+/** How the answer comes in parts. */
+export interface StreamOptions {
+  /** Whether what the request took follows the last part. */
+  readonly includeUsage: boolean;
+}
+
+/** How the answer comes; undefined: whole. */
+export function streamOptions(body: Fields): StreamOptions | undefined {
+  const { stream = false, stream_options: options } = body;
+  if (!stream && options !== undefined) {
+    throw new ApiError("stream_options needs stream: true", "stream_options");
+  }
+  return stream ? { includeUsage: options?.include_usage ?? false } : undefined;
 }
 
 /** The object without what is undefined. */

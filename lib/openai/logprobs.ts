@@ -25,12 +25,16 @@ export interface ChatLogprobs {
   readonly refusal: null;
 }
 
-/** In the shape of /v1/completions. */
+/**
+ * In the shape of /v1/completions.
+ * @param begin characters of the text before the first token.
+ */
 export function completionLogprobs(
   model: HymbaModel,
   tokens: readonly DrawnToken[],
+  begin = 0,
 ): CompletionLogprobs {
-  let offset = 0;
+  let offset = begin;
   return {
     tokens: tokens.map(({ token }) => tokenText(model, token)),
     token_logprobs: tokens.map(({ logprob }) => finite(logprob)),
@@ -43,9 +47,9 @@ export function completionLogprobs(
       ),
     ),
     text_offset: tokens.map(({ token }) => {
-      const begin = offset;
-      offset += countCharacters(bytesOf(model, token));
-      return begin;
+      const at = offset;
+      offset += tokenLength(model, token);
+      return at;
     }),
   };
 }
@@ -92,7 +96,8 @@ function tokenText(model: HymbaModel, token: number): string {
   }
 }
 
-/** Characters that begin in these bytes. */
-function countCharacters(bytes: Uint8Array | undefined): number {
+/** Characters that begin in a token. */
+export function tokenLength(model: HymbaModel, token: number): number {
+  const bytes = bytesOf(model, token);
   return bytes?.reduce((count, byte) => count + ((byte & 0xc0) === 0x80 ? 0 : 1), 0) ?? 0;
 }
