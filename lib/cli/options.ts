@@ -161,6 +161,21 @@ export function integer(min: number, max = Number.MAX_SAFE_INTEGER): (text: stri
   };
 }
 
+/** What a number may end with, as in `32K`. */
+const MULTIPLES: Readonly<Record<string, number>> = {
+  ...{ k: 1e3, m: 1e6, g: 1e9 },
+  ...{ K: 2 ** 10, M: 2 ** 20, G: 2 ** 30 },
+};
+
+/** A parser of integers in a range that may end with k, m or g, or K, M or G for powers of 1,024. */
+export function count(min: number, max?: number): (text: string) => number {
+  return (text) => {
+    const multiple = MULTIPLES[text.slice(-1)];
+    if (multiple === undefined) return integer(min, max)(text);
+    return integer(min, max)(String(Math.round(positive(text.slice(0, -1)) * multiple)));
+  };
+}
+
 /** A parser of integers with commas between them, for commander. */
 export function integers(min: number, max?: number): (text: string) => number[] {
   return (text) => text.split(",").map((part) => integer(min, max)(part.trim()));

@@ -8,6 +8,7 @@ import { abortError, checkContext, type SpanWork, throwIfAborted } from "../runn
 import { normalizeSampling } from "../sampling";
 import { checkBoolean, checkInteger, checkObject } from "../validate";
 import { ChunkQueue } from "./chunk_queue";
+import type { EngineObserver } from "./metrics";
 import { PrefixCache, type SnapshotStore } from "./prefix_cache";
 import { type EngineChunk, EngineRequest, type RequestHost } from "./request";
 import { planStep, rankOf, type SchedulerLimits, type StepPlan } from "./scheduler";
@@ -25,6 +26,16 @@ export interface EngineOptions {
    * for it.
    */
   readonly prefixCache?: boolean;
+  /** Told what happens to the texts. Default none. */
+  readonly observer?: EngineObserver;
+}
+
+/** Texts of an engine that have not ended. */
+export interface EngineLoad {
+  /** Those that hold a part of the cache. */
+  readonly running: number;
+  /** Those that wait for one. */
+  readonly waiting: number;
 }
 
 /** Options of `engine.generate`: those of `model.generate`, which mean the same, and three more. */
@@ -99,6 +110,7 @@ export class Engine {
   readonly #host: EngineHost;
   readonly #limits: SchedulerLimits;
   readonly #cache: PrefixCache | undefined;
+  readonly #observer: EngineObserver | undefined;
   /** All that have not ended, in the order of their ranks. */
   readonly #requests: EngineRequest[] = [];
   /** Those that wait for the prompt of another. */
@@ -111,10 +123,12 @@ export class Engine {
   /** @internal Engines come from `model.createEngine()`. */
   constructor(host: EngineHost, options: EngineOptions) {
     checkObject("options", options);
-    const { maxBatchTokens = host.limits.maxBatchTokens, prefixCache = true } = options;
+    const { maxBatchTokens = host.limits.maxBatchTokens, prefixCache = true, observer } = options;
     checkInteger("options.maxBatchTokens", maxBatchTokens, 1, host.limits.maxBatchTokens);
     checkBoolean("options.prefixCache", prefixCache);
+    if (observer !== undefined) checkObject("options.observer", observer);
     this.#host = host;
+    this.#observer = observer;
     this.#cache = prefixCache ? new PrefixCache(host) : undefined;
     this.#limits = { maxBatchTokens, maxPrefillSpans: host.maxPrefillSpans };
   }
@@ -148,6 +162,12 @@ export class Engine {
       signal?.removeEventListener("abort", abort);
       for (const request of requests) this.#remove(request);
     }
+  }
+
+  /** How many texts it has at this moment. */
+  get load(): EngineLoad {
+    const running = this.#requests.filter((request) => request.running).length;
+    return { running, waiting: this.#requests.length - running };
   }
 
   /** Whether `close` was called. */
@@ -206,6 +226,7 @@ export class Engine {
       rank: rankOf(arrival, priority),
       deadline: arrival + (timeoutMs ?? Infinity),
       cache: this.#cache,
+      observer: this.#observer,
     };
     return Array.from({ length: n }, (_, index) => {
       const seed = BigInt.asUintN(64, normalized.seed + BigInt(index));

@@ -5,7 +5,7 @@ import type { SpanWork } from "../runner";
 import type { NativeSampling } from "../sampling";
 import type { Sequence } from "../sequence";
 import type { ChunkQueue } from "./chunk_queue";
-import { RequestMeter, type RequestMetrics } from "./metrics";
+import { type EndReason, type EngineObserver, RequestMeter, type RequestMetrics } from "./metrics";
 import { type PrefixCache, type PrefixMatch, snapshotPoints } from "./prefix_cache";
 import type { Schedulable } from "./scheduler";
 
@@ -32,6 +32,7 @@ export interface RequestOptions {
   readonly deadline: number;
   /** What is known of prompts; undefined: nothing is kept. */
   readonly cache: PrefixCache | undefined;
+  readonly observer: EngineObserver | undefined;
 }
 
 /** The model's side of a request. */
@@ -63,6 +64,7 @@ export class EngineRequest implements Schedulable {
   /** Tokens that steps under way draw. */
   #draws = 0;
   #ended = false;
+  #endReason: EndReason = "abort";
   #match: PrefixMatch | undefined;
   #snapshotPoints: readonly number[] = [];
   #sequence: Sequence | undefined;
@@ -78,7 +80,7 @@ export class EngineRequest implements Schedulable {
     this.#sampling = options.sampling;
     this.#maker = options.chunks;
     this.#mostSteps = maxContextTokens - prompt.length;
-    this.#meter = new RequestMeter(options.arrival);
+    this.#meter = new RequestMeter(options.arrival, prompt.length, options.observer);
     this.#cache = options.cache;
     // The last token is drawn, but nothing is drawn from it.
     this.mostCachedTokens = Math.min(prompt.length + maxTokens - 1, maxContextTokens);
@@ -140,6 +142,7 @@ export class EngineRequest implements Schedulable {
   /** Has ended: what it holds in the cache is left to others that begin like it. */
   end(): void {
     this.#ended = true;
+    this.#meter.end(this.#endReason);
     const sequence = this.#sequence;
     this.#sequence = undefined;
     if (sequence === undefined) return;
@@ -181,10 +184,11 @@ export class EngineRequest implements Schedulable {
     this.#generated.push(result.token);
     const chunk = this.#maker.next(result, this.#mostSteps);
     const ended = chunk.finishReason !== undefined;
+    if (ended) this.#endReason = chunk.finishReason;
     this.output.push({
       ...chunk,
       index: this.#index,
-      ...(ended && { metrics: this.#meter.read(this.#prompt.length) }),
+      ...(ended && { metrics: this.#meter.read() }),
     });
     return ended;
   }
