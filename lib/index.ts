@@ -4,6 +4,7 @@
  */
 export { Engine, type EngineGenerateOptions, type EngineOptions } from "./engine/engine";
 export type { RequestMetrics } from "./engine/metrics";
+export type { PromptToken } from "./engine/prompt_scores";
 export type { EngineChunk } from "./engine/request";
 export { HYMBA_ERROR_CODES, HymbaError, type HymbaErrorCode } from "./errors";
 export {
