@@ -22,10 +22,17 @@ export const optionalBoolean = optional(
 export const optionalTokens = optional(
   field<readonly number[]>((value) => isArrayOf(isInteger, value), "an array of token ids"),
 );
-export const textOrTokens = field<string | readonly number[]>(
-  (value) => isString(value) || isArrayOf(isInteger, value),
-  "a string or an array of token ids",
-);
+/** A text, or token ids. */
+export type Prompt = string | readonly number[];
+
+const isPrompt = (value: unknown): value is Prompt =>
+  isString(value) || isArrayOf(isInteger, value);
+
+/** One prompt or several: always a list. */
+export const prompts = field<Prompt | readonly Prompt[]>(
+  (value) => isPrompt(value) || isArrayOf(isPrompt, value),
+  "a string, an array of token ids, or an array of such",
+).transform((given): readonly Prompt[] => (isPrompt(given) ? [given] : given));
 
 /**
  * The body of a request in the form that the schema asks for.

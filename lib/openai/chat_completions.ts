@@ -41,11 +41,11 @@ export async function chatCompletions(model: HymbaModel, json: unknown): Promise
   }
   const rendered = model.applyChatTemplate(messages);
   return {
+    prompts: [await model.tokenizer.encode(rendered, { addSpecialTokens: false })],
     options: {
       maxTokens: DEFAULT_MAX_TOKENS,
       ...generationOptions(body),
       ...(max_completion_tokens !== undefined && { maxTokens: max_completion_tokens }),
-      prompt: await model.tokenizer.encode(rendered, { addSpecialTokens: false }),
       ...(logprobs && { topLogprobs: topLogprobs ?? 0 }),
     },
     model: body.model,

@@ -3,7 +3,7 @@ import type { Engine, EngineGenerateOptions } from "../engine/engine";
 import type { HymbaModel } from "../model";
 import { chatCompletions } from "./chat_completions";
 import { completions } from "./completions";
-import { collectTexts, type GeneratedText, type Usage, usageOf } from "./texts";
+import { generateAll, type GeneratedText, type Usage, usageOf, withoutTokens } from "./texts";
 
 /** A model and what generates its texts. */
 export interface Served {
@@ -15,13 +15,17 @@ export interface Served {
 
 /** A request, understood. */
 export interface ApiRequest {
-  readonly options: EngineGenerateOptions;
+  /** At least one. */
+  readonly prompts: readonly EngineGenerateOptions["prompt"][];
+  readonly options: Omit<EngineGenerateOptions, "prompt">;
+  /** Whether nothing but the prompts is asked for. */
+  readonly promptsOnly?: boolean;
   /** As the request names it. */
   readonly model: string | undefined;
   /** Of the answer's id. */
   readonly idPrefix: string;
   readonly object: string;
-  /** A choice of the answer. */
+  /** A choice of the answer. There are those of the first prompt, then those of the next, and so on. */
   choice(text: GeneratedText, index: number): object;
 }
 
@@ -60,16 +64,16 @@ export async function answer(
 ): Promise<ApiResponse> {
   const created = Math.floor(Date.now() / 1000);
   const request = await endpoint(model, body);
-  const chunks = engine.generate({ ...request.options, signal });
-  const texts = await collectTexts(chunks, {
-    keepTokens: request.options.topLogprobs !== undefined,
-  });
+  const generated = await generateAll(engine, request.prompts, request.options, signal);
+  const texts = request.promptsOnly
+    ? generated.map((ofPrompt) => ofPrompt.map(withoutTokens))
+    : generated;
   return {
     id: `${request.idPrefix}-${randomUUID()}`,
     object: request.object,
     created,
     model: request.model ?? name,
-    choices: texts.map((text, index) => request.choice(text, index)),
+    choices: texts.flat().map((text, index) => request.choice(text, index)),
     usage: usageOf(texts),
   };
 }

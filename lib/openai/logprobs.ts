@@ -1,13 +1,15 @@
 import type { HymbaModel } from "../model";
 import type { TokenLogprob } from "../requests";
-import type { DrawnToken } from "./texts";
+import type { PromptToken } from "../engine/prompt_scores";
+import type { DrawnToken, GeneratedText } from "./texts";
 
 /** `logprobs` of a choice of /v1/completions. Each list has an entry for every token. */
 export interface CompletionLogprobs {
   readonly tokens: readonly string[];
-  readonly token_logprobs: readonly number[];
-  /** The most probable tokens and the one that was drawn. */
-  readonly top_logprobs: readonly Readonly<Record<string, number>>[];
+  /** null for the first one of a prompt. */
+  readonly token_logprobs: readonly (number | null)[];
+  /** The most probable tokens and the one that is there; of several with one text the most probable. */
+  readonly top_logprobs: readonly (Readonly<Record<string, number>> | null)[];
   /** Where each token begins, in Unicode characters of the text. */
   readonly text_offset: readonly number[];
 }
@@ -25,29 +27,44 @@ export interface ChatLogprobs {
   readonly refusal: null;
 }
 
-/** In the shape of /v1/completions. */
+/**
+ * In the shape of /v1/completions: of the prompt's tokens, as far as they were asked for, and of those
+ * that were drawn. `before` is the text that the generated one is appended to.
+ */
 export function completionLogprobs(
   model: HymbaModel,
-  tokens: readonly DrawnToken[],
+  before: string,
+  { promptLogprobs, tokens: drawn }: GeneratedText,
 ): CompletionLogprobs {
-  let offset = 0;
+  const tokens = [...promptLogprobs, ...drawn];
+  const lengths = tokens.map(({ token }) => countCharacters(bytesOf(model, token)));
+  // Counted from where the generated text begins: a space that a tokenizer puts before a text is in the
+  // first token of a prompt, but not in its text.
+  const ofPrompt = lengths.slice(0, promptLogprobs.length);
+  let end = [...before].length - ofPrompt.reduce((sum, length) => sum + length, 0);
   return {
     tokens: tokens.map(({ token }) => tokenText(model, token)),
-    token_logprobs: tokens.map(({ logprob }) => finite(logprob)),
-    top_logprobs: tokens.map(({ topLogprobs = [], ...drawn }) =>
-      Object.fromEntries(
-        [...topLogprobs, drawn].map(({ token, logprob }) => [
-          tokenText(model, token),
-          finite(logprob),
-        ]),
-      ),
-    ),
-    text_offset: tokens.map(({ token }) => {
-      const begin = offset;
-      offset += countCharacters(bytesOf(model, token));
-      return begin;
+    token_logprobs: tokens.map(({ logprob }) => (logprob === undefined ? null : finite(logprob))),
+    top_logprobs: tokens.map((token) => topLogprobs(model, token)),
+    text_offset: lengths.map((length) => {
+      const begin = end;
+      end += length;
+      return Math.max(0, begin);
     }),
   };
+}
+
+function topLogprobs(
+  model: HymbaModel,
+  { token, logprob, topLogprobs = [] }: PromptToken | DrawnToken,
+): Record<string, number> | null {
+  if (logprob === undefined) return null;
+  const largest = new Map<string, number>();
+  for (const each of [...topLogprobs, { token, logprob }]) {
+    const text = tokenText(model, each.token);
+    largest.set(text, Math.max(finite(each.logprob), largest.get(text) ?? -Infinity));
+  }
+  return Object.fromEntries(largest);
 }
 
 /** In the shape of /v1/chat/completions. */
