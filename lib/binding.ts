@@ -89,6 +89,8 @@ export interface NativeSpan {
   readonly sampling: NativeSampling | null;
   /** One a token: the token whose log-probability after that row is wanted; -1: none. */
   readonly targets: Int32Array | null;
+  /** The most probable tokens that are listed beside each target. */
+  readonly targetTops: number;
 }
 
 /** What came out of a span. */
@@ -98,7 +100,11 @@ export interface NativeSpanResult {
   readonly logprob?: number;
   readonly topTokens?: Int32Array;
   readonly topLogprobs?: Float32Array;
+  /** [targets], those that are not -1. */
   readonly targetLogprobs?: Float32Array;
+  /** [targets · targetTops], most probable first. */
+  readonly targetTopTokens?: Int32Array;
+  readonly targetTopLogprobs?: Float32Array;
 }
 
 /** One activation of a traced pass. */

@@ -9,6 +9,7 @@ export {
   type EngineOptions,
 } from "./engine/engine";
 export type { EndReason, EngineObserver, RequestMetrics } from "./engine/metrics";
+export type { PromptToken } from "./engine/prompt_scores";
 export type { EngineChunk } from "./engine/request";
 export { HYMBA_ERROR_CODES, HymbaError, type HymbaErrorCode } from "./errors";
 export {

@@ -31,6 +31,7 @@ import {
   type DecodeRequest,
   type PrefillRequest,
   type StepResult,
+  toScores,
   toSpanWork,
   toStepResult,
   toStepResults,
@@ -295,6 +296,7 @@ export class HymbaModel implements SequenceOwner {
         logits: "none",
         sampling: null,
         targets: ids.subarray(1),
+        targetTops: 0,
       } as const;
       const [result] = await this.#runner.run([work], options);
       return result!.targetLogprobs!;
@@ -342,7 +344,10 @@ export class HymbaModel implements SequenceOwner {
         return callNative(() => this.#native.usage());
       },
       submit: async (work: readonly SpanWork[]) =>
-        (await this.#runner.submit(work)).map(toStepResult),
+        (await this.#runner.submit(work)).map((result) => ({
+          ...toStepResult(result),
+          scores: toScores(result),
+        })),
       forget: (closed: Engine) => this.#engines.delete(closed),
     };
     const engine = new Engine(host, options);

@@ -3,14 +3,18 @@ import type { CacheUsage } from "../binding";
 import { HymbaError } from "../errors";
 import type { GenerateOptions, Generation } from "../generation";
 import type { ModelLimits } from "../model_info";
-import type { StepResult } from "../requests";
 import { abortError, checkContext, type SpanWork, throwIfAborted } from "../runner";
-import { normalizeSampling } from "../sampling";
+import { MAX_TOP_LOGPROBS, normalizeSampling } from "../sampling";
 import { checkBoolean, checkInteger, checkObject } from "../validate";
 import { ChunkQueue } from "./chunk_queue";
 import type { EngineObserver } from "./metrics";
 import { PrefixCache, type SnapshotStore } from "./prefix_cache";
-import { type EngineChunk, EngineRequest, type RequestHost } from "./request";
+import {
+  type EngineChunk,
+  EngineRequest,
+  type EngineStepResult,
+  type RequestHost,
+} from "./request";
 import { planStep, rankOf, type SchedulerLimits, type StepPlan } from "./scheduler";
 
 /** Options of `model.createEngine`. */
@@ -38,13 +42,19 @@ export interface EngineLoad {
   readonly waiting: number;
 }
 
-/** Options of `engine.generate`: those of `model.generate`, which mean the same, and three more. */
+/** Options of `engine.generate`: those of `model.generate`, which mean the same, and four more. */
 export interface EngineGenerateOptions extends Omit<GenerateOptions, "sequence"> {
   /**
    * How many texts to generate; they share the prompt's part of the cache. The i-th, from 0, has the
    * seed `seed + i`. An integer from 1 to 128. Default 1.
    */
   readonly n?: number;
+  /**
+   * Reports the log-probabilities of the prompt's own tokens, on the first chunk of the first text, and
+   * beside each so many of the most probable tokens: 0 to 20. The whole prompt is computed for them,
+   * whatever the prefix cache has of it. Default: they are not reported.
+   */
+  readonly promptLogprobs?: number;
   /**
    * Who comes first: a level more is as good as having come 10 seconds earlier. An integer from
    * -1,000 to 1,000. Default 0.
@@ -74,7 +84,7 @@ export interface EngineHost extends RequestHost, SnapshotStore {
    * Hands a step over. When this returns, the cache is as after it; its results come later, and the
    * next step may be handed over before.
    */
-  submit(work: readonly SpanWork[]): Promise<StepResult[]>;
+  submit(work: readonly SpanWork[]): Promise<EngineStepResult[]>;
   /** The engine was closed. */
   forget(engine: Engine): void;
 }
@@ -82,7 +92,7 @@ export interface EngineHost extends RequestHost, SnapshotStore {
 /** A step that was handed over: what it will bring, and to whom. */
 interface StepUnderWay {
   readonly requests: readonly EngineRequest[];
-  readonly results: Promise<readonly StepResult[]>;
+  readonly results: Promise<readonly EngineStepResult[]>;
 }
 
 /**
@@ -209,8 +219,10 @@ export class Engine {
     if ((options as GenerateOptions).sequence !== undefined) {
       throw new TypeError("options.sequence is not for engines: their requests have their own");
     }
-    const { n = 1, priority = 0, timeoutMs } = options;
+    const { n = 1, promptLogprobs, priority = 0, timeoutMs } = options;
     checkInteger("options.n", n, 1, 128);
+    if (promptLogprobs !== undefined)
+      checkInteger("options.promptLogprobs", promptLogprobs, 0, MAX_TOP_LOGPROBS);
     checkInteger("options.priority", priority, -1000, 1000);
     if (timeoutMs !== undefined) checkInteger("options.timeoutMs", timeoutMs, 1, 2 ** 31 - 1);
     const { prompt, sampling, maxTokens, newChunks } = await this.#host.readGeneration(options);
@@ -230,8 +242,13 @@ export class Engine {
     };
     return Array.from({ length: n }, (_, index) => {
       const seed = BigInt.asUintN(64, normalized.seed + BigInt(index));
-      const own = { index, sampling: { ...normalized, seed }, chunks: newChunks() };
-      return new EngineRequest(this.#host, { ...shared, ...own });
+      return new EngineRequest(this.#host, {
+        ...shared,
+        index,
+        sampling: { ...normalized, seed },
+        promptLogprobs: index === 0 ? promptLogprobs : undefined,
+        chunks: newChunks(),
+      });
     });
   }
 

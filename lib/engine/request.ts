@@ -1,20 +1,29 @@
 import { SAMPLED_TOKEN } from "../binding";
 import type { ChunkMaker, GenerationChunk } from "../generation";
-import type { StepResult } from "../requests";
+import type { StepResult, TokenScore } from "../requests";
 import type { SpanWork } from "../runner";
 import type { NativeSampling } from "../sampling";
 import type { Sequence } from "../sequence";
 import type { ChunkQueue } from "./chunk_queue";
 import { type EndReason, type EngineObserver, RequestMeter, type RequestMetrics } from "./metrics";
 import { type PrefixCache, type PrefixMatch, snapshotPoints } from "./prefix_cache";
+import { PromptScores, type PromptToken } from "./prompt_scores";
 import type { Schedulable } from "./scheduler";
 
 /** One generated token of an engine's request. */
 export interface EngineChunk extends GenerationChunk {
   /** Which of the `n` texts it belongs to, from 0. */
   readonly index: number;
+  /** The tokens of the prompt, on the first chunk of the first text, when `promptLogprobs` asks for them. */
+  readonly promptLogprobs?: readonly PromptToken[];
   /** How it went, on the last chunk of a text. */
   readonly metrics?: RequestMetrics;
+}
+
+/** What a step gives a request. */
+export interface EngineStepResult extends StepResult {
+  /** Of the targets that its span had. */
+  readonly scores: readonly TokenScore[];
 }
 
 /** What a request is made of. */
@@ -22,6 +31,8 @@ export interface RequestOptions {
   readonly index: number;
   readonly prompt: Int32Array;
   readonly sampling: NativeSampling;
+  /** As in the options of `engine.generate`. */
+  readonly promptLogprobs: number | undefined;
   readonly maxTokens: number;
   readonly maxContextTokens: number;
   readonly chunks: ChunkMaker;
@@ -55,6 +66,7 @@ export class EngineRequest implements Schedulable {
   readonly #index: number;
   readonly #prompt: Int32Array;
   readonly #sampling: NativeSampling;
+  readonly #scores: PromptScores | undefined;
   readonly #maker: ChunkMaker;
   readonly #mostSteps: number;
   readonly #meter: RequestMeter;
@@ -70,7 +82,7 @@ export class EngineRequest implements Schedulable {
   #sequence: Sequence | undefined;
 
   constructor(host: RequestHost, options: RequestOptions) {
-    const { prompt, maxTokens, maxContextTokens } = options;
+    const { prompt, promptLogprobs, maxTokens, maxContextTokens } = options;
     this.rank = options.rank;
     this.deadline = options.deadline;
     this.output = options.output;
@@ -78,6 +90,7 @@ export class EngineRequest implements Schedulable {
     this.#index = options.index;
     this.#prompt = prompt;
     this.#sampling = options.sampling;
+    if (promptLogprobs !== undefined) this.#scores = new PromptScores(prompt, promptLogprobs);
     this.#maker = options.chunks;
     this.#mostSteps = maxContextTokens - prompt.length;
     this.#meter = new RequestMeter(options.arrival, prompt.length, options.observer);
@@ -164,7 +177,8 @@ export class EngineRequest implements Schedulable {
       generated: begin >= this.#prompt.length,
       logits: "none",
       sampling: draws ? { ...this.#sampling, tokenMask: this.#maker.tokenMask ?? null } : null,
-      targets: null,
+      targets: this.#scores?.targets(begin, end) ?? null,
+      targetTops: this.#scores?.tops ?? 0,
     };
   }
 
@@ -177,7 +191,8 @@ export class EngineRequest implements Schedulable {
   }
 
   /** Takes what a step brought. Returns whether that was the last token. */
-  accept(result: StepResult): boolean {
+  accept(result: EngineStepResult): boolean {
+    this.#scores?.add(result.scores);
     if (result.token === undefined) return false;
     this.#draws -= 1;
     this.#meter.token();
@@ -185,9 +200,11 @@ export class EngineRequest implements Schedulable {
     const chunk = this.#maker.next(result, this.#mostSteps);
     const ended = chunk.finishReason !== undefined;
     if (ended) this.#endReason = chunk.finishReason;
+    const promptLogprobs = this.#generated.length === 1 ? this.#scores?.read() : undefined;
     this.output.push({
       ...chunk,
       index: this.#index,
+      ...(promptLogprobs !== undefined && { promptLogprobs }),
       ...(ended && { metrics: this.#meter.read() }),
     });
     return ended;
@@ -201,10 +218,12 @@ export class EngineRequest implements Schedulable {
   #lookUp(): PrefixMatch | undefined {
     const match = this.#cache?.match(this.#prompt, this.#match);
     if (match !== undefined && match !== this.#match) {
-      this.#match = match;
-      this.#snapshotPoints = snapshotPoints(this.#prompt.length, match);
+      // Log-probabilities of the prompt come of computing it.
+      const computes = this.#scores?.complete === false;
+      this.#match = computes ? { ...match, tokens: 0, snapshot: undefined } : match;
+      this.#snapshotPoints = snapshotPoints(this.#prompt.length, this.#match);
     }
-    return match;
+    return this.#match;
   }
 
   /** Tokens of its text. */

@@ -3,7 +3,8 @@ import type { Engine } from "../engine/engine";
 import type { HymbaModel } from "../model";
 import type { ApiRequest } from "./endpoint";
 import { continuePrompts } from "./prompts";
-import { collectTexts, type Usage, UsageCounter, usageOf } from "./texts";
+import { collectTexts } from "./texts";
+import { type Usage, UsageCounter } from "./usage";
 
 /** A model and what generates its texts. */
 export interface Served {
@@ -38,14 +39,13 @@ export async function answer(
   signal: AbortSignal,
 ): Promise<ApiResponse> {
   const heading = headingOf(served, request, request.object);
-  const { options } = request;
-  const texts = await collectTexts(continuePrompts(served.engine, request, signal), {
-    keepTokens: options.topLogprobs !== undefined,
-  });
+  const texts = await collectTexts(continuePrompts(served.engine, request, signal), request);
+  const usage = new UsageCounter(request.options.n);
+  for (const [index, { metrics }] of texts.entries()) usage.add(index, metrics);
   return {
     ...heading,
     choices: texts.map((text, index) => request.choice(text, index)),
-    usage: usageOf(texts, options.n),
+    usage: usage.total,
   };
 }
 

@@ -22,17 +22,16 @@ export const optionalBoolean = optional(
 export const optionalTokens = optional(
   field<readonly number[]>((value) => isArrayOf(isInteger, value), "an array of token ids"),
 );
+/** A text, or token ids. */
+export type Prompt = string | readonly number[];
+
 const isPrompt = (value: unknown): value is Prompt =>
   isString(value) || isArrayOf(isInteger, value);
 
-/** A text, or token ids. */
-type Prompt = string | readonly number[];
-
-/** One prompt or several, as a list. */
+/** One prompt or several: always a list. */
 export const prompts = field<Prompt | readonly Prompt[]>(
-  // No ids are an empty prompt rather than no prompts.
   (value) => isPrompt(value) || isArrayOf(isPrompt, value),
-  "a string, an array of token ids, or an array of several of either",
+  "a string, an array of token ids, or an array of such",
 ).transform((given): readonly Prompt[] => (isPrompt(given) ? [given] : given));
 
 /**

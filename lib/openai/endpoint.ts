@@ -12,6 +12,8 @@ export interface ApiRequest {
   readonly prompts: readonly EngineGenerateOptions["prompt"][];
   /** What all prompts are continued with. */
   readonly options: Omit<EngineGenerateOptions, "prompt">;
+  /** Whether nothing but the prompts is asked for. */
+  readonly promptsOnly?: boolean;
   /** As the request names it. */
   readonly model: string | undefined;
   /** Undefined: the answer comes whole. */
@@ -21,7 +23,7 @@ export interface ApiRequest {
   readonly object: string;
   /** The object of a part of a streamed answer. */
   readonly partObject: string;
-  /** A choice of the answer. */
+  /** A choice of the answer. There are those of the first prompt, then those of the next, and so on. */
   choice(text: GeneratedText, index: number): object;
   /**
    * What makes choices of the chunks of a streamed answer, as they come; it gives undefined for one

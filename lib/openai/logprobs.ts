@@ -1,13 +1,15 @@
 import type { HymbaModel } from "../model";
 import type { TokenLogprob } from "../requests";
+import type { PromptToken } from "../engine/prompt_scores";
 import type { DrawnToken } from "./texts";
 
 /** `logprobs` of a choice of /v1/completions. Each list has an entry for every token. */
 export interface CompletionLogprobs {
   readonly tokens: readonly string[];
-  readonly token_logprobs: readonly number[];
-  /** The most probable tokens and the one that was drawn. */
-  readonly top_logprobs: readonly Readonly<Record<string, number>>[];
+  /** null for the first one of a prompt. */
+  readonly token_logprobs: readonly (number | null)[];
+  /** The most probable tokens and the one that is there; of several with one text the most probable. */
+  readonly top_logprobs: readonly (Readonly<Record<string, number>> | null)[];
   /** Where each token begins, in Unicode characters of the text. */
   readonly text_offset: readonly number[];
 }
@@ -26,32 +28,51 @@ export interface ChatLogprobs {
 }
 
 /**
+ * Where the first token of a prompt begins, counted back from where the generated text does: a space
+ * that a tokenizer puts before a text is in the first token of a prompt, but not in its text.
+ * @param text of the prompt, which the generated one is appended to.
+ */
+export function promptOffset(
+  model: HymbaModel,
+  text: string,
+  tokens: readonly PromptToken[],
+): number {
+  return [...text].length - countCharacters(model, tokens);
+}
+
+/**
  * In the shape of /v1/completions.
- * @param begin characters of the text before the first token.
+ * @param begin characters before the first token.
  */
 export function completionLogprobs(
   model: HymbaModel,
-  tokens: readonly DrawnToken[],
-  begin = 0,
+  tokens: readonly (PromptToken | DrawnToken)[],
+  begin: number,
 ): CompletionLogprobs {
-  let offset = begin;
+  let end = begin;
   return {
     tokens: tokens.map(({ token }) => tokenText(model, token)),
-    token_logprobs: tokens.map(({ logprob }) => finite(logprob)),
-    top_logprobs: tokens.map(({ topLogprobs = [], ...drawn }) =>
-      Object.fromEntries(
-        [...topLogprobs, drawn].map(({ token, logprob }) => [
-          tokenText(model, token),
-          finite(logprob),
-        ]),
-      ),
-    ),
-    text_offset: tokens.map(({ token }) => {
-      const at = offset;
-      offset += tokenLength(model, token);
-      return at;
+    token_logprobs: tokens.map(({ logprob }) => (logprob === undefined ? null : finite(logprob))),
+    top_logprobs: tokens.map((token) => topLogprobs(model, token)),
+    text_offset: tokens.map((token) => {
+      const offset = end;
+      end += countCharacters(model, [token]);
+      return Math.max(0, offset);
     }),
   };
+}
+
+function topLogprobs(
+  model: HymbaModel,
+  { token, logprob, topLogprobs = [] }: PromptToken | DrawnToken,
+): Record<string, number> | null {
+  if (logprob === undefined) return null;
+  const largest = new Map<string, number>();
+  for (const each of [...topLogprobs, { token, logprob }]) {
+    const text = tokenText(model, each.token);
+    largest.set(text, Math.max(finite(each.logprob), largest.get(text) ?? -Infinity));
+  }
+  return Object.fromEntries(largest);
 }
 
 /** In the shape of /v1/chat/completions. */
@@ -96,8 +117,14 @@ function tokenText(model: HymbaModel, token: number): string {
   }
 }
 
-/** Characters that begin in a token. */
-export function tokenLength(model: HymbaModel, token: number): number {
-  const bytes = bytesOf(model, token);
-  return bytes?.reduce((count, byte) => count + ((byte & 0xc0) === 0x80 ? 0 : 1), 0) ?? 0;
+/** Characters that begin in these tokens. */
+export function countCharacters(
+  model: HymbaModel,
+  tokens: readonly { readonly token: number }[],
+): number {
+  let count = 0;
+  for (const { token } of tokens) {
+    for (const byte of bytesOf(model, token) ?? []) if ((byte & 0xc0) !== 0x80) count++;
+  }
+  return count;
 }

@@ -1,15 +1,26 @@
+import { setMaxListeners } from "node:events";
 import { ChunkQueue } from "../engine/chunk_queue";
 import type { Engine } from "../engine/engine";
 import type { EngineChunk } from "../engine/request";
-import type { ApiRequest } from "./endpoint";
+import type { AskedTexts } from "./texts";
 
 /**
  * Continues the prompts of a request beside one another. The texts are counted through: those of the
- * second prompt come after those of the first.
+ * second prompt come after those of the first. When one fails, the others are given up.
  */
 export async function* continuePrompts(
   engine: Engine,
-  { prompts, options }: Pick<ApiRequest, "prompts" | "options">,
+  { prompts, promptsOnly, options }: AskedTexts,
+  signal: AbortSignal,
+): AsyncGenerator<EngineChunk, void, undefined> {
+  for await (const chunk of generateAll(engine, { prompts, options }, signal)) {
+    yield promptsOnly ? withoutText(chunk) : chunk;
+  }
+}
+
+async function* generateAll(
+  engine: Engine,
+  { prompts, options }: Pick<AskedTexts, "prompts" | "options">,
   signal: AbortSignal,
 ): AsyncGenerator<EngineChunk, void, undefined> {
   if (prompts.length === 1) {
@@ -18,6 +29,8 @@ export async function* continuePrompts(
   }
   const ended = new AbortController();
   const shared = AbortSignal.any([signal, ended.signal]);
+  // Each prompt has one.
+  setMaxListeners(0, shared);
   const output = new ChunkQueue<EngineChunk>();
   const { n = 1 } = options;
   const read = async (prompt: (typeof prompts)[number], first: number): Promise<void> => {
@@ -34,7 +47,12 @@ export async function* continuePrompts(
       if (chunk.finishReason !== undefined) left--;
     }
   } finally {
-    // When one has failed, or nobody reads any more.
     ended.abort();
   }
+}
+
+/** Who asks for no tokens gets none, although one was drawn. */
+function withoutText(chunk: EngineChunk): EngineChunk {
+  const metrics = { ...chunk.metrics!, generatedTokens: 0 };
+  return { ...chunk, text: "", finishReason: "length", metrics };
 }

@@ -224,6 +224,9 @@ void Model::check_spans(std::span<const SpanInput> spans) const {
       if (target < -1 || target >= config_.vocab_size)
         fail(ErrorCode::kInvalidArgument, "span ", s, ": target id ", target,
              " is out of range, expected -1 to ", config_.vocab_size - 1);
+    if (span.num_target_tops < 0 || span.num_target_tops > kMaxTopLogprobs)
+      fail(ErrorCode::kInvalidArgument, "span ", s, ": ", span.num_target_tops,
+           " tokens beside each target, expected 0 to ", kMaxTopLogprobs);
     if (span.sampling && span.sampling->bias_tokens.size() > kMaxLogitBias)
       fail(ErrorCode::kInvalidArgument, "span ", s, ": logit bias for ",
            span.sampling->bias_tokens.size(), " tokens, expected at most ", kMaxLogitBias);
