@@ -11,7 +11,8 @@ import { apiFinishReason } from "./texts";
 /** As many as the context has room for. */
 const DEFAULT_MAX_TOKENS = 2 ** 31 - 1;
 
-const schema = z.strictObject(
+/** What the body of a request can have. */
+export const chatBody = z.strictObject(
   {
     messages,
     max_completion_tokens: optionalInteger,
@@ -24,7 +25,7 @@ const schema = z.strictObject(
 
 /** POST /v1/chat/completions: the next message of a conversation, written by the model's template. */
 export async function chatCompletions(model: HymbaModel, json: unknown): Promise<ApiRequest> {
-  const body = parseBody(schema, json);
+  const body = parseBody(chatBody, json);
   const { logprobs = false, top_logprobs: topLogprobs, max_completion_tokens } = body;
   if (topLogprobs !== undefined && !logprobs) {
     throw new ApiError("top_logprobs needs logprobs: true", "top_logprobs");

@@ -12,7 +12,8 @@ import { apiFinishReason } from "./texts";
 /** OpenAI's. */
 const DEFAULT_MAX_TOKENS = 16;
 
-const schema = z.strictObject(
+/** What the body of a request can have. */
+export const completionBody = z.strictObject(
   {
     prompt: prompts,
     echo: optionalBoolean,
@@ -24,7 +25,7 @@ const schema = z.strictObject(
 
 /** POST /v1/completions: continues texts, and says with `echo` how probable they are. */
 export function completions(model: HymbaModel, json: unknown): ApiRequest {
-  const body = parseBody(schema, json);
+  const body = parseBody(completionBody, json);
   const { echo = false, logprobs, n } = body;
   const promptsOnly = body.max_tokens === 0;
   const stream = streamOptions(body);

@@ -12,6 +12,9 @@ import {
 } from "./body";
 import { responseFormat } from "./response_format";
 
+/** All of them are looked for after every token. */
+const MAX_STOPS = 64;
+
 const isStop = (value: unknown): boolean => typeof value === "string" && value !== "";
 
 /**
@@ -34,14 +37,17 @@ export const generationFields = {
   seed: optionalInteger,
   stop: optional(
     field<string | readonly string[]>(
-      (value) => isStop(value) || isArrayOf(isStop, value),
-      "a text or an array of texts that are not empty",
+      (value) =>
+        isStop(value) || (isArrayOf(isStop, value) && (value as unknown[]).length <= MAX_STOPS),
+      `a text or an array of up to ${MAX_STOPS} texts that are not empty`,
+      { anyOf: [{ type: "string" }, { type: "array", items: { type: "string" } }] },
     ),
   ),
   logit_bias: optional(
     field<Readonly<Record<string, number>>>(
       (value) => typeof value === "object" && !Array.isArray(value),
       "an object of token ids and numbers",
+      { type: "object", additionalProperties: { type: "number" } },
     ),
   ),
   presence_penalty: optionalNumber,

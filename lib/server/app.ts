@@ -1,11 +1,12 @@
 import { randomUUID } from "node:crypto";
-import fastify, { type FastifyReply, type FastifyRequest } from "fastify";
+import fastify, { type FastifyReply, type FastifyRequest, LogController } from "fastify";
 import type { Logger } from "pino";
 import { ApiKeys } from "./api_keys";
 import { addGenerationRoutes } from "./generation_routes";
 import { HttpError, toHttpError } from "./http_error";
 import { addInfoRoutes } from "./info_routes";
 import { ClientGone } from "./open_requests";
+import { addPageRoutes } from "./page_routes";
 import { watchRequests } from "./request_log";
 import type { ServerState } from "./state";
 import { addTokenRoutes } from "./token_routes";
@@ -19,10 +20,10 @@ const KEEP_ALIVE_MS = 75_000;
 /** Within which a request must have arrived whole. */
 const ARRIVAL_MS = 60_000;
 
-function newApp(logger: Logger, bodyLimit: number) {
+function newApp(logger: Logger, bodyLimit: number, keys: ApiKeys) {
   return fastify({
     loggerInstance: logger,
-    disableRequestLogging: true,
+    logController: new LogController({ disableRequestLogging: true }),
     bodyLimit,
     genReqId: () => randomUUID(),
     keepAliveTimeout: KEEP_ALIVE_MS,
@@ -30,17 +31,20 @@ function newApp(logger: Logger, bodyLimit: number) {
     forceCloseConnections: "idle",
     // While the server stops, routes say so themselves.
     return503OnClosing: false,
-    frameworkErrors: (error, _request, reply) => void sendError(error, reply),
+    // Such as a path that is not UTF-8, to which no hook applies.
+    frameworkErrors: (error, request, reply) =>
+      void sendError(keys.accepts(request.headers.authorization) ? error : noKeyError(), reply),
   });
 }
 
 /** The server's routes, and what applies to all of them. */
 export function createApp(state: ServerState, logger: Logger): App {
-  const app = newApp(logger, state.options.maxBodyBytes);
+  const keys = new ApiKeys(state.options.apiKeys);
+  const app = newApp(logger, state.options.maxBodyBytes, keys);
   // JSON alone: a page of another site cannot send that without being allowed to.
   app.removeContentTypeParser("text/plain");
   watchRequests(app, state);
-  app.addHook("onRequest", requireKey(new ApiKeys(state.options.apiKeys)));
+  app.addHook("onRequest", requireKey(keys));
   app.addHook("onSend", (_request, reply, _payload, done) => {
     // A whole answer that nobody reads must not stay for ever.
     reply.raw.setTimeout(state.options.stallMs, () => reply.raw.destroy());
@@ -55,20 +59,25 @@ export function createApp(state: ServerState, logger: Logger): App {
   addGenerationRoutes(app, state);
   addTokenRoutes(app, state);
   addInfoRoutes(app, state);
+  addPageRoutes(app, state);
   return app;
 }
 
 function requireKey(keys: ApiKeys) {
   return (request: FastifyRequest, reply: FastifyReply, done: () => void): void => {
-    const isOpen = !keys.required || request.routeOptions.url === "/health";
-    if (!isOpen && !keys.accepts(request.headers.authorization)) {
+    if (request.routeOptions.url !== "/health" && !keys.accepts(request.headers.authorization)) {
+      // Browsers ask for it, as the password.
       reply.header("www-authenticate", 'Basic realm="hymba", charset="UTF-8"');
-      throw new HttpError(401, "a valid API key is needed: Authorization: Bearer <key>", {
-        code: "invalid_api_key",
-      });
+      throw noKeyError();
     }
     done();
   };
+}
+
+function noKeyError(): HttpError {
+  return new HttpError(401, "a valid API key is needed: Authorization: Bearer <key>", {
+    code: "invalid_api_key",
+  });
 }
 
 function sendError(error: unknown, reply: FastifyReply): FastifyReply {

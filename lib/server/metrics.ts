@@ -104,7 +104,7 @@ export class Metrics implements EngineObserver {
     this.#gauge("prefix_cache_snapshots", "Snapshots in the prefix cache.", () => {
       return model.info().cache.sequences.kept;
     });
-    this.#gauge("process_resident_memory_bytes", "Memory of the server's process.", () =>
+    this.#gauge("resident_memory_bytes", "Memory of the server's process.", () =>
       process.memoryUsage.rss(),
     );
   }

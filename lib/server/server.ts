@@ -61,7 +61,7 @@ export class HymbaServer {
    * @returns the URL; of a Unix socket its path.
    */
   async listen(address: ServerAddress): Promise<string> {
-    await this.#app.listen({ ...address, listenTextResolver: () => "" });
+    await this.#app.listen(address);
     const bound = this.#app.server.address() as AddressInfo | string;
     if (typeof bound === "string") return bound;
     const host = bound.family === "IPv6" ? `[${bound.address}]` : bound.address;

@@ -1,13 +1,13 @@
 import { z } from "zod";
-import { field } from "../checkpoint/fields";
 import { ApiError } from "../openai/api_error";
-import { isArrayOf, optionalBoolean, optionalText, parseBody } from "../openai/body";
+import { optionalBoolean, optionalText, parseBody, tokens } from "../openai/body";
 import { encodeMessages, messages } from "../openai/messages";
 import type { App } from "./app";
 import { checkModelName } from "./model_name";
 import type { ServerState } from "./state";
 
-const tokenizeBody = z.strictObject(
+/** Of /tokenize. */
+export const tokenizeBody = z.strictObject(
   {
     model: optionalText,
     /** Either this or messages. */
@@ -23,13 +23,11 @@ const tokenizeBody = z.strictObject(
   { error: "expected an object" },
 );
 
-const detokenizeBody = z.strictObject(
+/** Of /detokenize. */
+export const detokenizeBody = z.strictObject(
   {
     model: optionalText,
-    tokens: field<readonly number[]>(
-      (value) => isArrayOf((id) => Number.isInteger(id) && (id as number) >= 0, value),
-      "an array of token ids",
-    ),
+    tokens,
   },
   { error: "expected an object" },
 );
@@ -40,19 +38,24 @@ export function addTokenRoutes(app: App, state: ServerState): void {
   app.post("/tokenize", async (request) => {
     const body = parseBody(tokenizeBody, request.body);
     checkModelName(state, body.model);
-    const tokens = await encode(state, body);
+    const ids = await encode(state, body);
     return {
-      count: tokens.length,
+      count: ids.length,
       max_model_len: model.limits.maxContextTokens,
-      tokens: [...tokens],
+      tokens: [...ids],
       token_strs: body.return_token_strs
-        ? Array.from(tokens, (id) => model.tokenizer.idToToken(id) ?? "")
+        ? Array.from(ids, (id) => model.tokenizer.idToToken(id) ?? "")
         : null,
     };
   });
   app.post("/detokenize", (request) => {
     const body = parseBody(detokenizeBody, request.body);
     checkModelName(state, body.model);
+    const { vocabSize } = model.config;
+    const wrong = body.tokens.find((id) => id < 0 || id >= vocabSize);
+    if (wrong !== undefined) {
+      throw new ApiError(`tokens must be from 0 to ${vocabSize - 1}, got ${wrong}`, "tokens");
+    }
     return { prompt: model.tokenizer.decode(body.tokens, { skipSpecialTokens: false }) };
   });
   app.get("/tokenizer_info", () => {
