@@ -5,7 +5,7 @@ import { pino } from "pino";
 import type { HymbaModel } from "../model";
 import { HymbaServer, type ServerAddress } from "../server/server";
 import type { CliContext } from "./context";
-import { UsageError } from "./failure";
+import { CommandFailure, UsageError } from "./failure";
 import { write } from "./io";
 import {
   addDeviceOptions,
@@ -151,7 +151,9 @@ async function run(
   const release = io.onTerminate(() => controller.abort());
   try {
     const address = addressOf(flags);
-    const url = await server.listen(address);
+    const url = await server.listen(address).catch((error: Error) => {
+      throw new CommandFailure(`cannot listen: ${error.message}`);
+    });
     if (apiKeys.length === 0 && "host" in address && !isLoopback(address.host)) {
       logger.warn("there is no --api-key: whoever reaches this address can use the model");
     }
