@@ -228,8 +228,9 @@ async function getJson({ url, headers }: Target, path: string): Promise<unknown>
     if (response.ok) return await response.json();
     throw new Error(`status ${response.status}`);
   } catch (error) {
-    const { message, cause } = error as Error;
-    const reason = cause instanceof Error ? cause.message : message;
+    // What went wrong is the cause of what `fetch` says.
+    const { message, cause } = error as Error & { readonly cause?: Error };
+    const reason = cause?.message ?? message;
     throw new CommandFailure(`cannot ask ${origin} for ${path}: ${reason}`);
   }
 }
