@@ -104,7 +104,7 @@ export class EngineRequest implements Schedulable {
   }
 
   get constrained(): boolean {
-    return this.#maker.tokenMask !== undefined;
+    return this.#maker.constrained;
   }
 
   /** Whether `end` was called. */
@@ -167,13 +167,14 @@ export class EngineRequest implements Schedulable {
     const begin = this.cachedTokens;
     const end = begin + tokens;
     const draws = end === this.knownTokens;
+    const tokenMask = this.#maker.tokenMask(this.#generated.length + this.#draws) ?? null;
     if (draws) this.#draws += 1;
     return {
       sequence: this.#sequence!,
       tokens: end > this.#arrivedTokens ? Int32Array.of(SAMPLED_TOKEN) : this.#known(begin, end),
       generated: begin >= this.#prompt.length,
       logits: "none",
-      sampling: draws ? { ...this.#sampling, tokenMask: this.#maker.tokenMask ?? null } : null,
+      sampling: draws ? { ...this.#sampling, tokenMask } : null,
       targets: this.#scores?.targets(begin, end) ?? null,
       targetTops: this.#scores?.tops ?? 0,
     };

@@ -1,7 +1,7 @@
 import type { HymbaModel } from "../model";
 import type { TokenLogprob } from "../requests";
 import type { PromptToken } from "../engine/prompt_scores";
-import type { DrawnToken, GeneratedText } from "./texts";
+import type { DrawnToken } from "./texts";
 
 /** `logprobs` of a choice of /v1/completions. Each list has an entry for every token. */
 export interface CompletionLogprobs {
@@ -27,25 +27,60 @@ export interface ChatLogprobs {
   readonly refusal: null;
 }
 
+/** What vLLM says of a token that stands in a prompt, or might have. */
+interface PromptCandidate {
+  readonly logprob: number;
+  /** 1: the most probable one. null: it is not among those that were asked for. */
+  readonly rank: number | null;
+  readonly decoded_token: string;
+}
+
 /**
- * In the shape of /v1/completions: of the prompt's tokens, as far as they were asked for, and of those
- * that were drawn. `before` is the text that the generated one is appended to.
+ * `prompt_logprobs` in vLLM's shape: for each token of a prompt it and the `count` most probable ones, by
+ * their ids; null for the first one.
+ */
+export function promptLogprobs(
+  model: HymbaModel,
+  tokens: readonly PromptToken[],
+  count: number,
+): (Record<string, PromptCandidate> | null)[] {
+  return tokens.map(({ token, logprob, topLogprobs = [] }) => {
+    if (logprob === undefined) return null;
+    const candidate = (each: TokenLogprob, rank: number | null) => ({
+      logprob: finite(each.logprob),
+      rank,
+      decoded_token: tokenText(model, each.token),
+    });
+    return {
+      [token]: candidate({ token, logprob }, null),
+      ...Object.fromEntries(
+        topLogprobs.slice(0, count).map((top, i) => [top.token, candidate(top, i + 1)]),
+      ),
+    };
+  });
+}
+
+/**
+ * In the shape of /v1/completions: of `prompt`, the tokens of the text `before`, and of those that were
+ * drawn after it, each beside the `count` most probable ones.
  */
 export function completionLogprobs(
   model: HymbaModel,
   before: string,
-  { promptLogprobs, tokens: drawn }: GeneratedText,
+  prompt: readonly PromptToken[],
+  drawn: readonly DrawnToken[],
+  count: number,
 ): CompletionLogprobs {
-  const tokens = [...promptLogprobs, ...drawn];
+  const tokens = [...prompt, ...drawn];
   const lengths = tokens.map(({ token }) => countCharacters(bytesOf(model, token)));
   // Counted from where the generated text begins: a space that a tokenizer puts before a text is in the
   // first token of a prompt, but not in its text.
-  const ofPrompt = lengths.slice(0, promptLogprobs.length);
+  const ofPrompt = lengths.slice(0, prompt.length);
   let end = [...before].length - ofPrompt.reduce((sum, length) => sum + length, 0);
   return {
     tokens: tokens.map(({ token }) => tokenText(model, token)),
     token_logprobs: tokens.map(({ logprob }) => (logprob === undefined ? null : finite(logprob))),
-    top_logprobs: tokens.map((token) => topLogprobs(model, token)),
+    top_logprobs: tokens.map((token) => topLogprobs(model, token, count)),
     text_offset: lengths.map((length) => {
       const begin = end;
       end += length;
@@ -57,10 +92,11 @@ export function completionLogprobs(
 function topLogprobs(
   model: HymbaModel,
   { token, logprob, topLogprobs = [] }: PromptToken | DrawnToken,
+  count: number,
 ): Record<string, number> | null {
   if (logprob === undefined) return null;
   const largest = new Map<string, number>();
-  for (const each of [...topLogprobs, { token, logprob }]) {
+  for (const each of [...topLogprobs.slice(0, count), { token, logprob }]) {
     const text = tokenText(model, each.token);
     largest.set(text, Math.max(finite(each.logprob), largest.get(text) ?? -Infinity));
   }
