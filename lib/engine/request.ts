@@ -33,6 +33,8 @@ export interface RequestOptions {
   readonly sampling: NativeSampling;
   /** As in the options of `engine.generate`. */
   readonly promptLogprobs: number | undefined;
+  /** Whether others wait for what it puts of the prompt into the cache. */
+  readonly awaited: boolean;
   readonly maxTokens: number;
   readonly maxContextTokens: number;
   readonly chunks: ChunkMaker;
@@ -64,6 +66,7 @@ export class EngineRequest implements Schedulable {
   readonly #host: RequestHost;
   readonly #index: number;
   readonly #prompt: Int32Array;
+  readonly #awaited: boolean;
   readonly #sampling: NativeSampling;
   readonly #scores: PromptScores | undefined;
   readonly #maker: ChunkMaker;
@@ -87,6 +90,7 @@ export class EngineRequest implements Schedulable {
     this.#host = host;
     this.#index = options.index;
     this.#prompt = prompt;
+    this.#awaited = options.awaited;
     this.#sampling = options.sampling;
     if (promptLogprobs !== undefined) this.#scores = new PromptScores(prompt, promptLogprobs);
     this.#maker = options.chunks;
@@ -218,7 +222,7 @@ export class EngineRequest implements Schedulable {
       // Log-probabilities of the prompt come of computing it.
       const computes = this.#scores?.complete === false;
       this.#match = computes ? { ...match, tokens: 0, snapshot: undefined } : match;
-      this.#snapshotPoints = snapshotPoints(this.#prompt.length, this.#match);
+      this.#snapshotPoints = snapshotPoints(this.#prompt.length, this.#match, this.#awaited);
     }
     return this.#match;
   }
