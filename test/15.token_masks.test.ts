@@ -56,7 +56,7 @@ describe("masks", () => {
     const numbers = random(9);
     const automaton = compileFormat(format);
     for (let text = 0; text < 3; text++) {
-      const constraint = vocabulary.compile(format, [])();
+      const constraint = vocabulary.compile(format)();
       const tokens: number[] = [];
       for (let i = 0; i < 25 && !constraint.isComplete; i++) {
         const allowed = tokensOf(constraint.mask);
@@ -72,7 +72,7 @@ describe("masks", () => {
     const [a, b] = [0x61, 0x62];
     const ends = [300, b];
     const format: ResponseFormat = { type: "regex", pattern: "[ab]{2,3}" };
-    const constraint = vocabulary.compile(format, ends)();
+    const constraint = vocabulary.compile(format, { stopTokens: new Set(ends), minTokens: 0 })();
     const allowed: number[][] = [];
     for (let i = 0; i < 3; i++) {
       allowed.push(ends.map((token) => Number(tokensOf(constraint.mask).includes(token))));
@@ -92,13 +92,13 @@ describe("masks", () => {
       code: "ERR_INVALID_ARGUMENT",
       message: expect.stringContaining("no token of the model's vocabulary") as string,
     }) as HymbaError;
-    expect(() => few.compile({ type: "regex", pattern: "c" }, [])()).toThrow(refusal);
-    const constraint = few.compile({ type: "regex", pattern: "ac" }, [])();
+    expect(() => few.compile({ type: "regex", pattern: "c" })()).toThrow(refusal);
+    const constraint = few.compile({ type: "regex", pattern: "ac" })();
     expect(() => constraint.accept(0)).toThrow(refusal);
   });
 
   test("are not for tokens that they forbid", () => {
-    const constraint = vocabulary.compile({ type: "json_object" }, [])();
+    const constraint = vocabulary.compile({ type: "json_object" })();
     for (const token of [300, 0x61])
       expect(() => constraint.accept(token)).toThrow("against its mask");
   });
@@ -124,7 +124,7 @@ describe("masks", () => {
 
   test("of formats that were dropped are made again", () => {
     const format = (i: number): ResponseFormat => ({ type: "regex", pattern: `a{${i}}b` });
-    const constrain = (i: number): Constraint => vocabulary.compile(format(i), [])();
+    const constrain = (i: number): Constraint => vocabulary.compile(format(i))();
     const first = tokensOf(constrain(3).mask);
     for (let i = 4; i < 50; i++) constrain(i);
     expect(tokensOf(constrain(3).mask)).toEqual(first);
@@ -159,7 +159,7 @@ describe("the cost", () => {
       };
       for (let text = 0; text < 3; text++) {
         let start = cpu();
-        const constraint = vocabulary.compile(format, [])();
+        const constraint = vocabulary.compile(format)();
         compiling += cpu() - start;
         start = cpu();
         const numbers = random(10 * i + text);

@@ -75,6 +75,9 @@ describe("a request", () => {
       repetition_penalty: 1.1,
       stop_token_ids: [9],
       ignore_eos: true,
+      min_tokens: 2,
+      include_stop_str_in_output: true,
+      skip_special_tokens: false,
     };
     const understood = await understand(COMPLETIONS, body);
     expect(understood).toMatchObject({ model: "mine", prompts: [[3, 4]], promptsOnly: false });
@@ -96,6 +99,9 @@ describe("a request", () => {
       repetitionPenalty: 1.1,
       stopTokenIds: [9],
       ignoreEos: true,
+      minTokens: 2,
+      includeStop: true,
+      skipSpecialTokens: false,
     });
   });
 
@@ -503,6 +509,34 @@ describe("an answer", () => {
       expect(usage).toMatchObject({ completion_tokens: 0, total_tokens: prompt.length });
       const plain = await ask(COMPLETIONS, { prompt: contexts[0], max_tokens: 0 });
       expect(plain.choices[0]).toMatchObject({ text: "", logprobs: null });
+    });
+
+    test("prompt_logprobs are in vLLM's shape, whatever else is asked for", async () => {
+      const prompt = [...(await model.tokenizer.encode(contexts[0]!))];
+      const expected = [...(await model.score(prompt))];
+      const body = { prompt, max_tokens: 1, seed: 1, prompt_logprobs: 2 };
+      const { choices } = await ask(COMPLETIONS, { ...body, logprobs: 0 });
+      const [first, ...others] = choices[0]!["prompt_logprobs"] as Record<
+        string,
+        { logprob: number; rank: number | null; decoded_token: string }
+      >[];
+      expect(first).toBeNull();
+      others.forEach((candidates, i) => {
+        const token = prompt[i + 1]!;
+        const { logprob, rank, decoded_token } = candidates[token]!;
+        expect([logprob, decoded_token]).toEqual([
+          expected[i],
+          model.tokenizer.decode([token], { skipSpecialTokens: false }),
+        ]);
+        const ranks = Object.values(candidates).map((candidate) => candidate.rank);
+        expect(new Set(ranks)).toEqual(new Set(rank === null ? [1, 2, null] : [1, 2]));
+      });
+      expect((choices[0]!["logprobs"] as Logprobs).tokens).toHaveLength(1);
+
+      const both = await ask(COMPLETIONS, { ...body, logprobs: 1, echo: true });
+      expect(both.choices[0]!["prompt_logprobs"]).toEqual([first, ...others]);
+      const { top_logprobs } = both.choices[0]!["logprobs"] as Logprobs;
+      expect(Math.max(...top_logprobs.slice(1).map((tops) => Object.keys(tops!).length))).toBe(2);
     });
 
     test("without logprobs, a prompt stands before each of its texts", async () => {

@@ -154,10 +154,14 @@ describe("hymba bench serve", () => {
     expect(code).toBe(1);
     expect(terminal.err).toMatch(/^3 requests failed: status 400: .*context_length_exceeded/);
     expect(terminal.err).toMatch(/error: no request was answered/);
-    const nobody = await bench("http://127.0.0.1:9", ["--num-prompts", "1"]);
+    const gone = createServer();
+    await new Promise<void>((resolve) => gone.listen(0, "127.0.0.1", resolve));
+    const { port } = gone.address() as AddressInfo;
+    gone.close();
+    const nobody = await bench(`http://127.0.0.1:${port}`, ["--num-prompts", "1"]);
     expect(nobody.code).toBe(1);
     expect(nobody.terminal.err).toMatch(
-      /cannot ask http:\/\/127.0.0.1:9 for \/v1\/models: .*REFUSED/,
+      /cannot ask http:\/\/127.0.0.1:\d+ for \/v1\/models: .*REFUSED/,
     );
   });
 

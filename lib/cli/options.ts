@@ -80,6 +80,7 @@ export const positive = number((value) => value > 0, "a number > 0");
 /** Flags that say how tokens are chosen; each is named like the option of `model.generate`. */
 export interface SamplingFlags {
   readonly maxTokens?: number;
+  readonly minTokens?: number;
   readonly temperature?: number;
   readonly topK?: number;
   readonly topP?: number;
@@ -99,6 +100,7 @@ export function addSamplingOptions(command: Command): Command {
   return command
     .optionsGroup("Sampling:")
     .option("-n, --max-tokens <count>", "most tokens to generate (default: 128)", integer(1))
+    .option("--min-tokens <count>", "tokens before one that may end the text", integer(0))
     .option("-t, --temperature <value>", "0 always takes the most likely token", notNegative)
     .option("--top-k <count>", "choose among the k most likely tokens; 0: all", integer(0))
     .option(
@@ -127,6 +129,7 @@ export function addSamplingOptions(command: Command): Command {
 
 const SAMPLING_NAMES = [
   "maxTokens",
+  "minTokens",
   "temperature",
   "topK",
   "topP",

@@ -245,6 +245,7 @@ export class Engine {
       return new EngineRequest(this.#host, {
         ...shared,
         index,
+        awaited: index === 0 && n > 1,
         sampling: { ...normalized, seed },
         promptLogprobs: index === 0 ? promptLogprobs : undefined,
         chunks: newChunks(),

@@ -33,6 +33,8 @@ export interface RequestOptions {
   readonly sampling: NativeSampling;
   /** As in the options of `engine.generate`. */
   readonly promptLogprobs: number | undefined;
+  /** Whether others wait for what it puts of the prompt into the cache. */
+  readonly awaited: boolean;
   readonly maxTokens: number;
   readonly maxContextTokens: number;
   readonly chunks: ChunkMaker;
@@ -65,6 +67,7 @@ export class EngineRequest implements Schedulable {
   readonly #host: RequestHost;
   readonly #index: number;
   readonly #prompt: Int32Array;
+  readonly #awaited: boolean;
   readonly #sampling: NativeSampling;
   readonly #scores: PromptScores | undefined;
   readonly #maker: ChunkMaker;
@@ -89,6 +92,7 @@ export class EngineRequest implements Schedulable {
     this.#host = host;
     this.#index = options.index;
     this.#prompt = prompt;
+    this.#awaited = options.awaited;
     this.#sampling = options.sampling;
     if (promptLogprobs !== undefined) this.#scores = new PromptScores(prompt, promptLogprobs);
     this.#maker = options.chunks;
@@ -106,7 +110,7 @@ export class EngineRequest implements Schedulable {
   }
 
   get constrained(): boolean {
-    return this.#maker.tokenMask !== undefined;
+    return this.#maker.constrained;
   }
 
   /** Whether `end` was called. */
@@ -170,13 +174,14 @@ export class EngineRequest implements Schedulable {
     const begin = this.cachedTokens;
     const end = begin + tokens;
     const draws = end === this.knownTokens;
+    const tokenMask = this.#maker.tokenMask(this.#generated.length + this.#draws) ?? null;
     if (draws) this.#draws += 1;
     return {
       sequence: this.#sequence!,
       tokens: end > this.#arrivedTokens ? Int32Array.of(SAMPLED_TOKEN) : this.#known(begin, end),
       generated: begin >= this.#prompt.length,
       logits: "none",
-      sampling: draws ? { ...this.#sampling, tokenMask: this.#maker.tokenMask ?? null } : null,
+      sampling: draws ? { ...this.#sampling, tokenMask } : null,
       targets: this.#scores?.targets(begin, end) ?? null,
       targetTops: this.#scores?.tops ?? 0,
     };
@@ -221,7 +226,7 @@ export class EngineRequest implements Schedulable {
       // Log-probabilities of the prompt come of computing it.
       const computes = this.#scores?.complete === false;
       this.#match = computes ? { ...match, tokens: 0, snapshot: undefined } : match;
-      this.#snapshotPoints = snapshotPoints(this.#prompt.length, this.#match);
+      this.#snapshotPoints = snapshotPoints(this.#prompt.length, this.#match, this.#awaited);
     }
     return this.#match;
   }

@@ -10,6 +10,17 @@ interface CompiledFormat {
   readonly masks: TokenMasks;
 }
 
+/** What ends a text that has a format. */
+interface ConstraintEnding {
+  /** They can be drawn where the text may end, and nowhere else. */
+  readonly stopTokens: ReadonlySet<number>;
+  /** Nor among so many tokens, the first ones, where others can be drawn. */
+  readonly minTokens: number;
+}
+
+/** Without tokens that end it, a text ends where nothing can follow. */
+const ANYWHERE: ConstraintEnding = { stopTokens: new Set(), minTokens: 0 };
+
 /** Formats that are kept compiled, with the masks that they have led to. */
 const MOST_FORMATS = 32;
 
@@ -34,11 +45,10 @@ export class ConstraintVocabulary {
 
   /**
    * What makes a constraint for each of any number of texts. Formats are compiled once.
-   * @param endTokens tokens that end a text; they can be drawn where it may end, and nowhere else.
    * @throws HymbaError ERR_INVALID_ARGUMENT when the format cannot be enforced; so does what is
    * returned when the vocabulary has no token to begin with.
    */
-  compile(format: ResponseFormat, endTokens: Iterable<number>): () => Constraint {
+  compile(format: ResponseFormat, ending: ConstraintEnding = ANYWHERE): () => Constraint {
     const key = JSON.stringify(format);
     let compiled = this.#formats.get(key);
     if (compiled === undefined) {
@@ -51,8 +61,7 @@ export class ConstraintVocabulary {
     this.#formats.delete(key);
     this.#formats.set(key, compiled);
     const ready = compiled;
-    const ends = [...endTokens];
-    return () => new Constraint(ready, this.bytes, ends);
+    return () => new Constraint(ready, this.bytes, ending);
   }
 }
 
@@ -60,8 +69,9 @@ export class ConstraintVocabulary {
 export class Constraint {
   readonly #format: CompiledFormat;
   readonly #bytes: readonly (Uint8Array | undefined)[];
-  readonly #endTokens: readonly number[];
+  readonly #ending: ConstraintEnding;
   #configuration: Configuration;
+  #accepted = 0;
   #mask: Uint32Array;
 
   /**
@@ -71,11 +81,11 @@ export class Constraint {
   constructor(
     format: CompiledFormat,
     bytes: readonly (Uint8Array | undefined)[],
-    endTokens: readonly number[],
+    ending: ConstraintEnding,
   ) {
     this.#format = format;
     this.#bytes = bytes;
-    this.#endTokens = endTokens;
+    this.#ending = ending;
     this.#configuration = format.automaton.start;
     this.#mask = this.#makeMask();
   }
@@ -108,17 +118,19 @@ export class Constraint {
       throw new HymbaError("ERR_INTERNAL", `token ${token} was drawn against its mask`);
     }
     this.#configuration = next;
+    this.#accepted += 1;
     if (!this.isComplete) this.#mask = this.#makeMask();
   }
 
   #makeMask(): Uint32Array {
+    const { stopTokens, minTokens } = this.#ending;
     const mask = this.#format.masks.maskOf(this.#configuration).slice();
-    for (const token of this.#endTokens) {
-      const bit = 1 << (token & 31);
-      if (this.mayEnd) mask[token >> 5]! |= bit;
-      else mask[token >> 5]! &= ~bit;
+    for (const token of stopTokens) mask[token >> 5]! &= ~(1 << (token & 31));
+    const isEmpty = mask.every((word) => word === 0);
+    if (this.mayEnd && (isEmpty || this.#accepted >= minTokens)) {
+      for (const token of stopTokens) mask[token >> 5]! |= 1 << (token & 31);
     }
-    if (mask.every((word) => word === 0)) {
+    if (isEmpty && !(this.mayEnd && stopTokens.size > 0)) {
       throw new HymbaError(
         "ERR_INVALID_ARGUMENT",
         "no token of the model's vocabulary can go on with what options.responseFormat asks for",

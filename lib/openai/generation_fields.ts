@@ -58,6 +58,9 @@ export const generationFields = {
   repetition_penalty: optionalNumber,
   stop_token_ids: optionalTokens,
   ignore_eos: optionalBoolean,
+  min_tokens: optionalInteger,
+  include_stop_str_in_output: optionalBoolean,
+  skip_special_tokens: optionalBoolean,
 };
 
 type Fields = {
@@ -84,6 +87,9 @@ export function generationOptions(body: Fields): Omit<EngineGenerateOptions, "pr
     stop: typeof stop === "string" ? [stop] : stop,
     stopTokenIds: body.stop_token_ids,
     ignoreEos: body.ignore_eos,
+    minTokens: body.min_tokens,
+    includeStop: body.include_stop_str_in_output,
+    skipSpecialTokens: body.skip_special_tokens,
     responseFormat: body.response_format,
   });
 }

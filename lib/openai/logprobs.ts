@@ -27,6 +27,39 @@ export interface ChatLogprobs {
   readonly refusal: null;
 }
 
+/** What vLLM says of a token that stands in a prompt, or might have. */
+interface PromptCandidate {
+  readonly logprob: number;
+  /** 1: the most probable one. null: it is not among those that were asked for. */
+  readonly rank: number | null;
+  readonly decoded_token: string;
+}
+
+/**
+ * `prompt_logprobs` in vLLM's shape: for each token of a prompt it and the `count` most probable ones, by
+ * their ids; null for the first one.
+ */
+export function promptLogprobs(
+  model: HymbaModel,
+  tokens: readonly PromptToken[],
+  count: number,
+): (Record<string, PromptCandidate> | null)[] {
+  return tokens.map(({ token, logprob, topLogprobs = [] }) => {
+    if (logprob === undefined) return null;
+    const candidate = (each: TokenLogprob, rank: number | null) => ({
+      logprob: finite(each.logprob),
+      rank,
+      decoded_token: tokenText(model, each.token),
+    });
+    return {
+      [token]: candidate({ token, logprob }, null),
+      ...Object.fromEntries(
+        topLogprobs.slice(0, count).map((top, i) => [top.token, candidate(top, i + 1)]),
+      ),
+    };
+  });
+}
+
 /**
  * Where the first token of a prompt begins, counted back from where the generated text does: a space
  * that a tokenizer puts before a text is in the first token of a prompt, but not in its text.
@@ -41,19 +74,19 @@ export function promptOffset(
 }
 
 /**
- * In the shape of /v1/completions.
- * @param begin characters before the first token.
+ * In the shape of /v1/completions: each token beside the `count` most probable ones.
+ * @param options.begin characters before the first token.
  */
 export function completionLogprobs(
   model: HymbaModel,
   tokens: readonly (PromptToken | DrawnToken)[],
-  begin: number,
+  { begin, count }: { readonly begin: number; readonly count: number },
 ): CompletionLogprobs {
   let end = begin;
   return {
     tokens: tokens.map(({ token }) => tokenText(model, token)),
     token_logprobs: tokens.map(({ logprob }) => (logprob === undefined ? null : finite(logprob))),
-    top_logprobs: tokens.map((token) => topLogprobs(model, token)),
+    top_logprobs: tokens.map((token) => topLogprobs(model, token, count)),
     text_offset: tokens.map((token) => {
       const offset = end;
       end += countCharacters(model, [token]);
@@ -65,10 +98,11 @@ export function completionLogprobs(
 function topLogprobs(
   model: HymbaModel,
   { token, logprob, topLogprobs = [] }: PromptToken | DrawnToken,
+  count: number,
 ): Record<string, number> | null {
   if (logprob === undefined) return null;
   const largest = new Map<string, number>();
-  for (const each of [...topLogprobs, { token, logprob }]) {
+  for (const each of [...topLogprobs.slice(0, count), { token, logprob }]) {
     const text = tokenText(model, each.token);
     largest.set(text, Math.max(finite(each.logprob), largest.get(text) ?? -Infinity));
   }
