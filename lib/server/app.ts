@@ -1,17 +1,15 @@
 import { randomUUID } from "node:crypto";
+import type { AddressInfo } from "node:net";
 import fastify, { type FastifyReply, type FastifyRequest, LogController } from "fastify";
 import type { Logger } from "pino";
 import { ApiKeys } from "./api_keys";
-import { addGenerationRoutes } from "./generation_routes";
 import { HttpError, toHttpError } from "./http_error";
-import { addInfoRoutes } from "./info_routes";
+import type { HttpMetrics } from "./http_metrics";
 import { ClientGone } from "./open_requests";
-import { addPageRoutes } from "./page_routes";
+import type { ServerAddress, ServerOptions } from "./options";
 import { watchRequests } from "./request_log";
-import type { ServerState } from "./state";
-import { addTokenRoutes } from "./token_routes";
 
-/** The HTTP framework with all routes. */
+/** The HTTP framework. */
 export type App = ReturnType<typeof newApp>;
 
 /** Longer than the idle time of usual balancers, so that none uses a connection that is about to end. */
@@ -37,17 +35,21 @@ function newApp(logger: Logger, bodyLimit: number, keys: ApiKeys) {
   });
 }
 
-/** The server's routes, and what applies to all of them. */
-export function createApp(state: ServerState, logger: Logger): App {
-  const keys = new ApiKeys(state.options.apiKeys);
-  const app = newApp(logger, state.options.maxBodyBytes, keys);
+/** The framework, with what applies to all routes. */
+export function createApp(
+  options: Required<ServerOptions>,
+  metrics: HttpMetrics,
+  logger: Logger,
+): App {
+  const keys = new ApiKeys(options.apiKeys);
+  const app = newApp(logger, options.maxBodyBytes, keys);
   // JSON alone: a page of another site cannot send that without being allowed to.
   app.removeContentTypeParser("text/plain");
-  watchRequests(app, state);
+  watchRequests(app, metrics, options);
   app.addHook("onRequest", requireKey(keys));
   app.addHook("onSend", (_request, reply, _payload, done) => {
     // A whole answer that nobody reads must not stay for ever.
-    reply.raw.setTimeout(state.options.stallMs, () => reply.raw.destroy());
+    reply.raw.setTimeout(options.stallMs, () => reply.raw.destroy());
     done();
   });
   app.setErrorHandler((error, _request, reply) => sendError(error, reply));
@@ -56,11 +58,30 @@ export function createApp(state: ServerState, logger: Logger): App {
       code: "not_found",
     });
   });
-  addGenerationRoutes(app, state);
-  addTokenRoutes(app, state);
-  addInfoRoutes(app, state);
-  addPageRoutes(app, state);
   return app;
+}
+
+/**
+ * Begins to answer.
+ * @returns the URL; of a Unix socket its path.
+ */
+export async function listen(app: App, address: ServerAddress): Promise<string> {
+  await app.listen(address);
+  const bound = app.server.address() as AddressInfo | string;
+  if (typeof bound === "string") return bound;
+  const host = bound.family === "IPv6" ? `[${bound.address}]` : bound.address;
+  return `http://${host}:${bound.port}`;
+}
+
+/** For the end of an answer on its way to the client. */
+const LAST_WORDS_MS = 1000;
+
+/** Ends all connections, when all requests are answered or given up. */
+export async function closeApp(app: App): Promise<void> {
+  const closed = app.close();
+  // What is left has been told why; whoever does not read it is cut off.
+  setTimeout(() => app.server.closeAllConnections(), LAST_WORDS_MS).unref();
+  await closed;
 }
 
 function requireKey(keys: ApiKeys) {

@@ -27,7 +27,8 @@ export function addInfoRoutes(app: App, state: ServerState): void {
     return describe(name);
   });
   app.get("/metrics", async (_request, reply) => {
-    const { registry } = state.metrics;
-    return reply.type(registry.contentType).send(await registry.metrics());
+    const registries = [state.engineMetrics.registry, state.httpMetrics.registry];
+    const texts = await Promise.all(registries.map((registry) => registry.metrics()));
+    return reply.type(registries[0]!.contentType).send(texts.join("\n"));
   });
 }

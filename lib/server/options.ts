@@ -1,3 +1,7 @@
+/** Where a server listens: on a port of an address, or at the path of a Unix socket. */
+export type ServerAddress =
+  { readonly host: string; readonly port: number } | { readonly path: string };
+
 /** How a server treats its clients. */
 export interface ServerOptions {
   /** What the model is called; the first is what answers call it when requests do not. */

@@ -1,8 +1,9 @@
 import type { App } from "./app";
-import type { ServerState } from "./state";
+import type { HttpMetrics } from "./http_metrics";
+import type { ServerOptions } from "./options";
 
 /** Logs and counts every request when it has ended, and numbers the answers. */
-export function watchRequests(app: App, { metrics, options }: ServerState): void {
+export function watchRequests(app: App, metrics: HttpMetrics, options: ServerOptions): void {
   app.addHook("onRequest", (request, reply, done) => {
     const begin = performance.now();
     reply.header("x-request-id", request.id);

@@ -1,18 +1,19 @@
-import type { AddressInfo } from "node:net";
 import type { Logger } from "pino";
 import type { Engine, EngineOptions } from "../engine/engine";
 import type { HymbaModel } from "../model";
 import { packageVersion } from "../package_version";
 import { Admission } from "./admission";
-import { type App, createApp } from "./app";
+import { type App, closeApp, createApp, listen } from "./app";
+import { EngineMetrics } from "./engine_metrics";
+import { addGenerationRoutes } from "./generation_routes";
 import { drainingError } from "./http_error";
-import { Metrics } from "./metrics";
+import { HttpMetrics } from "./http_metrics";
+import { addInfoRoutes } from "./info_routes";
 import { OpenRequests } from "./open_requests";
-import { readServerOptions, type ServerOptions } from "./options";
-
-/** Where a server listens: on a port of an address, or at the path of a Unix socket. */
-export type ServerAddress =
-  { readonly host: string; readonly port: number } | { readonly path: string };
+import { readServerOptions, type ServerAddress, type ServerOptions } from "./options";
+import { addPageRoutes } from "./page_routes";
+import type { ServerState } from "./state";
+import { addTokenRoutes } from "./token_routes";
 
 /** Serves a model over HTTP, in OpenAI's way. */
 export class HymbaServer {
@@ -35,37 +36,35 @@ export class HymbaServer {
     engineOptions: Omit<EngineOptions, "observer"> = {},
   ) {
     const name = options.names[0]!;
-    const metrics = new Metrics(name);
+    const engineMetrics = new EngineMetrics(name);
+    const httpMetrics = new HttpMetrics(name);
     const whole = readServerOptions(options);
-    this.#engine = model.createEngine({ ...engineOptions, observer: metrics });
+    this.#engine = model.createEngine({ ...engineOptions, observer: engineMetrics });
     this.#admission = new Admission(model.limits.maxSequences + whole.maxWaiting);
-    metrics.watch(this.#engine, model);
+    engineMetrics.watch(this.#engine, model);
     let fail: (error: unknown) => void;
     this.failed = new Promise((resolve) => (fail = resolve));
-    this.#app = createApp(
-      {
-        served: { model, engine: this.#engine, name },
-        options: whole,
-        admission: this.#admission,
-        open: this.#open,
-        metrics,
-        version: packageVersion(),
-        fail: (error) => fail(error),
-      },
-      logger,
-    );
+    const state: ServerState = {
+      served: { model, engine: this.#engine, name },
+      options: whole,
+      admission: this.#admission,
+      open: this.#open,
+      ...{ engineMetrics, httpMetrics },
+      version: packageVersion(),
+      fail: (error) => fail(error),
+    };
+    this.#app = createApp(whole, httpMetrics, logger);
+    for (const addRoutes of [addGenerationRoutes, addTokenRoutes, addInfoRoutes, addPageRoutes]) {
+      addRoutes(this.#app, state);
+    }
   }
 
   /**
    * Begins to answer.
    * @returns the URL; of a Unix socket its path.
    */
-  async listen(address: ServerAddress): Promise<string> {
-    await this.#app.listen(address);
-    const bound = this.#app.server.address() as AddressInfo | string;
-    if (typeof bound === "string") return bound;
-    const host = bound.family === "IPv6" ? `[${bound.address}]` : bound.address;
-    return `http://${host}:${bound.port}`;
+  listen(address: ServerAddress): Promise<string> {
+    return listen(this.#app, address);
   }
 
   /** Requests that are worked on. */
@@ -86,12 +85,6 @@ export class HymbaServer {
     this.#admission.close();
     await this.#open.drain(graceMs, drainingError());
     await this.#engine.close();
-    const closed = this.#app.close();
-    // What is left has been told why; whoever does not read it is cut off.
-    setTimeout(() => this.#app.server.closeAllConnections(), LAST_WORDS_MS).unref();
-    await closed;
+    await closeApp(this.#app);
   }
 }
-
-/** For the end of an answer on its way to the client. */
-const LAST_WORDS_MS = 1000;

@@ -1,6 +1,7 @@
 import type { Served } from "../openai/answer";
 import type { Admission } from "./admission";
-import type { Metrics } from "./metrics";
+import type { EngineMetrics } from "./engine_metrics";
+import type { HttpMetrics } from "./http_metrics";
 import type { OpenRequests } from "./open_requests";
 import type { ServerOptions } from "./options";
 
@@ -10,7 +11,8 @@ export interface ServerState {
   readonly options: Required<ServerOptions>;
   readonly admission: Admission;
   readonly open: OpenRequests;
-  readonly metrics: Metrics;
+  readonly engineMetrics: EngineMetrics;
+  readonly httpMetrics: HttpMetrics;
   /** Of the package. */
   readonly version: string;
   /** The model is lost: nothing can be answered any more. */

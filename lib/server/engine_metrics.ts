@@ -14,10 +14,10 @@ const REQUEST_SECONDS = [
 ];
 
 /**
- * Metrics for Prometheus, under vLLM's names with the prefix `hymba_`. Labels have few values, none
- * of which a client can choose.
+ * An engine's metrics for Prometheus, under vLLM's names with the prefix `hymba_`. Labels have few
+ * values, none of which a client can choose.
  */
-export class Metrics implements EngineObserver {
+export class EngineMetrics implements EngineObserver {
   readonly registry = new Registry();
 
   readonly #promptTokens = this.#counter("prompt_tokens_total", "Tokens of prompts.");
@@ -34,11 +34,6 @@ export class Metrics implements EngineObserver {
     "request_success_total",
     "Texts that ended, by why: stop, length, context, or abort for those cut short.",
     ["finished_reason"],
-  );
-  readonly #http = this.#counter(
-    "http_requests_total",
-    "Requests, by route, and by status or aborted where the client left.",
-    ["route", "status"],
   );
   readonly #timeToFirstToken = this.#histogram(
     "time_to_first_token_seconds",
@@ -107,11 +102,6 @@ export class Metrics implements EngineObserver {
     this.#gauge("resident_memory_bytes", "Memory of the server's process.", () =>
       process.memoryUsage.rss(),
     );
-  }
-
-  /** A request over HTTP has ended. */
-  answered(route: string, status: number | "aborted"): void {
-    this.#http.inc({ route, status });
   }
 
   entered({ promptTokens, cachedTokens, queueMs }: Parameters<EngineObserver["entered"]>[0]): void {
