@@ -25,7 +25,15 @@ export function processIo(): CliIo {
     stderr: process.stderr,
     env: process.env,
     onInterrupt: (listener) => onSignal("SIGINT", listener),
-    onTerminate: (listener) => onSignal("SIGTERM", listener),
+    onTerminate(listener) {
+      const release = onSignal("SIGTERM", listener);
+      // A process that serves another one ends with it, however that ends.
+      process.once("disconnect", listener);
+      return () => {
+        release();
+        process.removeListener("disconnect", listener);
+      };
+    },
   };
 }
 

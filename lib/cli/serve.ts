@@ -1,9 +1,11 @@
+import type { ChildProcess } from "node:child_process";
 import { once } from "node:events";
 import { basename } from "node:path";
-import { Command, Option } from "commander";
-import { pino } from "pino";
+import { Command, InvalidArgumentError, Option } from "commander";
+import { type Logger, pino } from "pino";
 import type { HymbaModel } from "../model";
-import type { ServerAddress } from "../server/options";
+import { DevicesServer } from "../server/devices/server";
+import type { ServerAddress, ServerOptions } from "../server/options";
 import { HymbaServer } from "../server/server";
 import type { CliContext } from "./context";
 import { CommandFailure, UsageError } from "./failure";
@@ -17,13 +19,16 @@ import {
   positive,
 } from "./options";
 import { withModel } from "./with_model";
+import { spawnWorker, workerArguments } from "./worker_process";
 
-interface ServeFlags extends DeviceFlags {
+/** Flags of the command. */
+export interface ServeFlags extends DeviceFlags {
   readonly host: string;
   readonly port: number;
   readonly uds?: string;
   readonly apiKey?: readonly string[];
   readonly servedModelName?: readonly string[];
+  readonly devices?: readonly string[];
   readonly maxModelLen?: number;
   readonly maxNumSeqs: number;
   readonly maxNumBatchedTokens: number;
@@ -99,8 +104,19 @@ export function serveCommand(context: CliContext): Command {
     .option("--enable-prefix-caching", "keep what texts begin with (default)", true)
     .option("--no-enable-prefix-caching", "compute every prompt from its beginning");
   return addDeviceOptions(command)
+    .option(
+      "--devices <numbers>",
+      "GPUs to serve on, each in a process of its own, divided by commas",
+      deviceList,
+    )
     .addHelpText("after", EXAMPLES)
     .action((path: string, flags: ServeFlags) => serve(context, path, flags));
+}
+
+function deviceList(text: string): string[] {
+  const devices = text.split(",");
+  if (devices.every((device) => /^\w[\w-]*$/.test(device))) return devices;
+  throw new InvalidArgumentError("It must be like 0,1,2.");
 }
 
 function collect(value: string, previous: readonly string[] = []): string[] {
@@ -109,7 +125,32 @@ function collect(value: string, previous: readonly string[] = []): string[] {
 
 async function serve(context: CliContext, path: string, flags: ServeFlags): Promise<void> {
   const apiKeys = readKeys(context, flags);
-  await withModel(context, path, flags, (model) => run(context, model, path, flags, apiKeys), {
+  const options: ServerOptions = {
+    names: flags.servedModelName ?? [basename(path)],
+    apiKeys,
+    maxBodyBytes: flags.maxBody,
+    maxWaiting: flags.maxWaiting,
+    stallMs: flags.readTimeout * 1000,
+    logBodies: flags.logPrompts,
+  };
+  const logger = pino({ level: flags.logLevel, base: null }, context.io.stderr);
+  if (flags.devices !== undefined) {
+    const spawn = (device: string, socket: string): ChildProcess =>
+      spawnWorker(workerArguments(path, flags, options, socket), device);
+    const server = await DevicesServer.start(flags.devices, spawn, options, logger).catch(
+      (error: Error) => {
+        throw new CommandFailure(error.message);
+      },
+    );
+    await runUntilStopped(context, server, options, flags, logger);
+    return;
+  }
+  const use = async (model: HymbaModel): Promise<void> => {
+    const engineOptions = { prefixCache: flags.enablePrefixCaching };
+    const server = new HymbaServer(model, options, logger, engineOptions);
+    await runUntilStopped(context, server, options, flags, logger);
+  };
+  await withModel(context, path, flags, use, {
     maxSequences: flags.maxNumSeqs,
     maxBatchTokens: flags.maxNumBatchedTokens,
     ...(flags.maxModelLen !== undefined && { maxContextTokens: flags.maxModelLen }),
@@ -126,28 +167,21 @@ function readKeys({ io }: CliContext, { apiKey }: ServeFlags): readonly string[]
   return keys;
 }
 
-async function run(
+/** What a server of one device and one of several have in common. */
+interface Server {
+  listen(address: ServerAddress): Promise<string>;
+  close(graceMs: number): Promise<void>;
+  readonly openRequests: number;
+  readonly failed?: Promise<unknown>;
+}
+
+async function runUntilStopped(
   { io, signal }: CliContext,
-  model: HymbaModel,
-  path: string,
+  server: Server,
+  { names, apiKeys }: ServerOptions,
   flags: ServeFlags,
-  apiKeys: readonly string[],
+  logger: Logger,
 ): Promise<void> {
-  const names = flags.servedModelName ?? [basename(path)];
-  const logger = pino({ level: flags.logLevel, base: null }, io.stderr);
-  const server = new HymbaServer(
-    model,
-    {
-      names,
-      apiKeys,
-      maxBodyBytes: flags.maxBody,
-      maxWaiting: flags.maxWaiting,
-      stallMs: flags.readTimeout * 1000,
-      logBodies: flags.logPrompts,
-    },
-    logger,
-    { prefixCache: flags.enablePrefixCaching },
-  );
   const controller = new AbortController();
   const release = io.onTerminate(() => controller.abort());
   try {
@@ -155,13 +189,17 @@ async function run(
     const url = await server.listen(address).catch((error: Error) => {
       throw new CommandFailure(`cannot listen: ${error.message}`);
     });
-    if (apiKeys.length === 0 && "host" in address && !isLoopback(address.host)) {
+    if (apiKeys?.length === 0 && "host" in address && !isLoopback(address.host)) {
       logger.warn("there is no --api-key: whoever reaches this address can use the model");
     }
     await write(io.stdout, `${names[0]} at ${url}, until Ctrl-C\n`);
     const stopped = AbortSignal.any([signal, controller.signal]);
     if (!stopped.aborted) {
-      const failure: unknown = await Promise.race([server.failed, once(stopped, "abort")]);
+      const ends = [
+        once(stopped, "abort"),
+        ...(server.failed === undefined ? [] : [server.failed]),
+      ];
+      const failure: unknown = await Promise.race(ends);
       if (!stopped.aborted) throw failure;
     }
     logger.info({ open: server.openRequests }, "stopping");

@@ -66,7 +66,8 @@ export function createApp(
  * @returns the URL; of a Unix socket its path.
  */
 export async function listen(app: App, address: ServerAddress): Promise<string> {
-  await app.listen(address);
+  // It writes into what it is given.
+  await app.listen({ ...address });
   const bound = app.server.address() as AddressInfo | string;
   if (typeof bound === "string") return bound;
   const host = bound.family === "IPv6" ? `[${bound.address}]` : bound.address;

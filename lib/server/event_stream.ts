@@ -22,9 +22,14 @@ export class EventStream {
     });
   }
 
-  /** Sends one line of data. Returns whether more may be sent before {@link drained}. */
+  /** Sends an event of one line of data. Returns whether more may be sent before {@link drained}. */
   send(data: string): boolean {
-    return this.#response.write(`data: ${data}\n\n`);
+    return this.write(`data: ${data}\n\n`);
+  }
+
+  /** The same for whole events. */
+  write(events: string): boolean {
+    return this.#response.write(events);
   }
 
   /**
