@@ -266,6 +266,26 @@ describe("the server", () => {
     expect(after.get("state_slots")).toBeGreaterThanOrEqual(4);
   });
 
+  test("has every metric in its documentation, and the dashboard has no other", async () => {
+    const text = await (await server.get("/metrics")).text();
+    const names = Array.from(text.matchAll(/^# TYPE (\S+)/gm), ([, name]) => name!);
+    expect(names.length).toBeGreaterThan(15);
+    const docs = await readFile(join(ROOT, "docs", "server.md"), "utf8");
+    const rows = docs.split("\n").filter((line) => line.startsWith("| `hymba_"));
+    // Rows of several names have their ends alone.
+    const said = rows.join("\n");
+    for (const name of names) {
+      const [, end] = /_((?:waiting|hits_total|prefill|decode)(?=_|$))/.exec(name) ?? [];
+      expect(said).toContain(end === undefined ? name : `_${end}`);
+    }
+    const dashboard = await readFile(join(ROOT, "docs", "grafana.json"), "utf8");
+    const used = new Set(Array.from(dashboard.matchAll(/hymba_\w+/g), ([name]) => name));
+    expect(used.size).toBeGreaterThan(15);
+    for (const name of used) {
+      expect(names).toContain(name.replace(/_(bucket|sum|count)$/, ""));
+    }
+  });
+
   test("describes its endpoints and their fields", async () => {
     type Body = { content: { "application/json": { schema: { properties: object } } } };
     const { openapi, paths } = (await (await server.get("/openapi.json")).json()) as {
