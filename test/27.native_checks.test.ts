@@ -118,7 +118,7 @@ describe("a step", () => {
       [[span({}), span({})], "ERR_INVALID_ARGUMENT"],
       [[span({ tokens: new Int32Array(65).fill(1) })], "ERR_INVALID_ARGUMENT"],
       [[span({ targets: Int32Array.of(1) })], "ERR_INVALID_ARGUMENT"],
-      [[span({ targetTops: 21 })], "ERR_INVALID_ARGUMENT"],
+      [[span({ targets: Int32Array.of(1, 2, 3), targetTops: 21 })], "ERR_INVALID_ARGUMENT"],
       [[span({ sequence: 12345 })], "ERR_DISPOSED"],
     ];
     for (const [spans, code] of refused) {
