@@ -142,6 +142,12 @@ export interface NativeModel {
   resume(snapshot: number, tokens: Int32Array): number;
   /** Whether there is such a snapshot still. */
   isSnapshot(id: number): boolean;
+  /** A sequence of so many tokens, the image of which has yet to be written. */
+  createSequenceAt(length: number): number;
+  /** What the cache has of a sequence, after the steps that were handed over before. */
+  readSequence(id: number): Promise<Uint8Array>;
+  /** Brings that into a sequence of as many tokens, before the steps that are handed over later. */
+  writeSequence(id: number, image: Uint8Array): Promise<void>;
   /** Pages of the global pool that no other sequence uses. */
   ownPages(id: number): number;
   /**

@@ -110,20 +110,19 @@ export interface TokenScore {
 }
 
 /** Those of the targets that a span had. */
-export function toScores(result: NativeSpanResult): TokenScore[] {
-  const { targetLogprobs = [], targetTopTokens, targetTopLogprobs } = result;
-  const tops = targetLogprobs.length === 0 ? 0 : targetTopTokens!.length / targetLogprobs.length;
+export function toScores(result: NativeSpanResult): readonly TokenScore[] {
+  const { targetLogprobs, targetTopTokens, targetTopLogprobs } = result;
+  if (targetLogprobs === undefined) return NO_SCORES;
+  const tops = targetTopTokens!.length / targetLogprobs.length;
   return Array.from(targetLogprobs, (logprob, i) => {
     const part = [i * tops, (i + 1) * tops] as const;
-    return {
-      logprob,
-      topLogprobs:
-        tops === 0
-          ? []
-          : pair(targetTopTokens!.subarray(...part), targetTopLogprobs!.subarray(...part)),
-    };
+    const tokens = targetTopTokens!.subarray(...part);
+    return { logprob, topLogprobs: pair(tokens, targetTopLogprobs!.subarray(...part)) };
   });
 }
+
+/** Of almost all spans. */
+const NO_SCORES: readonly TokenScore[] = [];
 
 function pair(tokens: Int32Array, logprobs: Float32Array): TokenLogprob[] {
   return Array.from(tokens, (token, i) => ({ token, logprob: logprobs[i]! }));

@@ -70,6 +70,8 @@ export class Constraint {
   readonly #format: CompiledFormat;
   readonly #bytes: readonly (Uint8Array | undefined)[];
   readonly #ending: ConstraintEnding;
+  /** The mask, where it is not one that other texts have, too. */
+  readonly #ownMask: Uint32Array;
   #configuration: Configuration;
   #accepted = 0;
   #mask: Uint32Array;
@@ -86,6 +88,7 @@ export class Constraint {
     this.#format = format;
     this.#bytes = bytes;
     this.#ending = ending;
+    this.#ownMask = new Uint32Array(format.masks.words);
     this.#configuration = format.automaton.start;
     this.#mask = this.#makeMask();
   }
@@ -100,7 +103,10 @@ export class Constraint {
     return this.mayEnd && this.#configuration.groups.length === 0;
   }
 
-  /** The tokens that can be drawn next, a bit for each: `id % 32` of word `id >> 5`. */
+  /**
+   * The tokens that can be drawn next, a bit for each: `id % 32` of word `id >> 5`. Not to be changed, and
+   * of no use after the next `accept`.
+   */
   get mask(): Uint32Array {
     return this.#mask;
   }
@@ -124,13 +130,16 @@ export class Constraint {
 
   #makeMask(): Uint32Array {
     const { stopTokens, minTokens } = this.#ending;
-    const mask = this.#format.masks.maskOf(this.#configuration).slice();
+    const shared = this.#format.masks.maskOf(this.#configuration);
+    if (!this.mayEnd && !hasAny(shared, stopTokens) && !isEmpty(shared)) return shared;
+    const mask = this.#ownMask;
+    mask.set(shared);
     for (const token of stopTokens) mask[token >> 5]! &= ~(1 << (token & 31));
-    const isEmpty = mask.every((word) => word === 0);
-    if (this.mayEnd && (isEmpty || this.#accepted >= minTokens)) {
+    const mustEnd = isEmpty(mask);
+    if (this.mayEnd && (mustEnd || this.#accepted >= minTokens)) {
       for (const token of stopTokens) mask[token >> 5]! |= 1 << (token & 31);
     }
-    if (isEmpty && !(this.mayEnd && stopTokens.size > 0)) {
+    if (mustEnd && !(this.mayEnd && stopTokens.size > 0)) {
       throw new HymbaError(
         "ERR_INVALID_ARGUMENT",
         "no token of the model's vocabulary can go on with what options.responseFormat asks for",
@@ -138,4 +147,14 @@ export class Constraint {
     }
     return mask;
   }
+}
+
+function hasAny(mask: Uint32Array, tokens: Iterable<number>): boolean {
+  for (const token of tokens) if ((mask[token >> 5]! & (1 << (token & 31))) !== 0) return true;
+  return false;
+}
+
+function isEmpty(mask: Uint32Array): boolean {
+  for (const word of mask) if (word !== 0) return false;
+  return true;
 }

@@ -152,8 +152,10 @@ SpanInput span_from_js(const Napi::Object& object) {
   const Napi::Value sampling = object.Get("sampling");
   if (sampling.IsObject()) span.sampling = sampling_from_js(sampling.As<Napi::Object>());
   const Napi::Value targets = object.Get("targets");
-  if (targets.IsTypedArray()) span.targets = ints_from_js(targets);
-  span.num_target_tops = get_int(object, "targetTops");
+  if (targets.IsTypedArray()) {
+    span.targets = ints_from_js(targets);
+    span.num_target_tops = get_int(object, "targetTops");
+  }
   return span;
 }
 

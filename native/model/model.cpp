@@ -170,6 +170,20 @@ SequenceId Model::resume(SequenceId snapshot, std::span<const int32_t> tokens) {
 
 bool Model::is_snapshot(SequenceId id) const { return table_.is_snapshot(id); }
 
+SequenceId Model::create_at(int length) { return table_.create_at(length); }
+
+size_t Model::image_bytes(SequenceId id) const {
+  if (table_.length(id) == 0)
+    fail(ErrorCode::kInvalidArgument, "the sequence has no tokens, expected one or more");
+  return hymba::image_bytes(table_.holdings(id), cache_);
+}
+
+CarriedSequence Model::carry(SequenceId id) {
+  check(!resumed_.contains(id), "carry: sequence ", id, " has not had a step");
+  SequenceHoldings held = table_.holdings(id);
+  return {std::move(held), table_.take_copies()};
+}
+
 CacheUsage Model::usage() const { return table_.usage(); }
 
 int Model::own_pages(SequenceId id) const { return table_.own_pages(id); }
@@ -326,6 +340,22 @@ std::vector<SpanOutput> Model::collect(PendingStep step) {
     }
   });
   return std::move(step.outputs);
+}
+
+std::vector<char> Model::read(const CarriedSequence& carried) {
+  std::vector<char> image;
+  guarded([&] {
+    copy_cache(carried.copies, cache_, *backend_);
+    image = read_image(carried.held, cache_, *backend_);
+  });
+  return image;
+}
+
+void Model::write(const CarriedSequence& carried, std::span<const char> image) {
+  guarded([&] {
+    copy_cache(carried.copies, cache_, *backend_);
+    write_image(carried.held, image, cache_, *backend_);
+  });
 }
 
 BegunStep Model::begin_trace(std::span<const int32_t> tokens) {
