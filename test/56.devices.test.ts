@@ -169,11 +169,13 @@ describe("a server of two devices", () => {
   test("stops in order, and leaves no process behind", async () => {
     const pids = server.workers.map(({ pid }) => pid!);
     const answer = post({ prompt: "a", max_tokens: 100, ignore_eos: true });
-    while (server.openRequests === 0) await sleep(2);
-    const closed = server.close(10_000);
+    const endless = post({ prompt: "a", max_tokens: 400, n: 32, ignore_eos: true, stream: true });
+    while (server.openRequests < 2) await sleep(2);
+    const closed = server.close(1000);
     expect((await post({ prompt: "a" })).status).toBe(503);
     expect((await get("/health")).status).toBe(503);
     expect((await answer).status).toBe(200);
+    expect((await (await endless).text()).trim().split("\n").at(-1)).toContain('"code":"stopping"');
     await closed;
     for (const pid of pids) expect(() => process.kill(pid, 0)).toThrow();
   });

@@ -2,7 +2,8 @@ import { type IncomingMessage, type OutgoingHttpHeaders, request } from "node:ht
 import { buffer } from "node:stream/consumers";
 import type { FastifyReply, FastifyRequest } from "fastify";
 import { EventStream } from "../event_stream";
-import { HttpError } from "../http_error";
+import { HttpError, toHttpError } from "../http_error";
+import { ClientGone } from "../open_requests";
 import type { Worker } from "./worker";
 
 /** Headers of a worker's answer that are the client's, too. */
@@ -45,7 +46,8 @@ export async function forward(
       if (!stream.write(events)) await stream.drained(signal);
     }
   } catch (error) {
-    if (!signal.aborted) stream.send(JSON.stringify(diedError(error).body));
+    const reason: unknown = signal.aborted ? signal.reason : diedError(error);
+    if (!(reason instanceof ClientGone)) stream.send(JSON.stringify(toHttpError(reason).body));
   } finally {
     answer.destroy();
     stream.end();
