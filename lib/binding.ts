@@ -89,6 +89,8 @@ export interface NativeSpan {
   readonly sampling: NativeSampling | null;
   /** One a token: the token whose log-probability after that row is wanted; -1: none. */
   readonly targets: Int32Array | null;
+  /** The most probable tokens that are listed beside each target. */
+  readonly targetTops: number;
 }
 
 /** What came out of a span. */
@@ -98,7 +100,11 @@ export interface NativeSpanResult {
   readonly logprob?: number;
   readonly topTokens?: Int32Array;
   readonly topLogprobs?: Float32Array;
+  /** [targets], those that are not -1. */
   readonly targetLogprobs?: Float32Array;
+  /** [targets · targetTops], most probable first. */
+  readonly targetTopTokens?: Int32Array;
+  readonly targetTopLogprobs?: Float32Array;
 }
 
 /** One activation of a traced pass. */
@@ -136,6 +142,12 @@ export interface NativeModel {
   resume(snapshot: number, tokens: Int32Array): number;
   /** Whether there is such a snapshot still. */
   isSnapshot(id: number): boolean;
+  /** A sequence of so many tokens, the image of which has yet to be written. */
+  createSequenceAt(length: number): number;
+  /** What the cache has of a sequence, after the steps that were handed over before. */
+  readSequence(id: number): Promise<Uint8Array>;
+  /** Brings that into a sequence of as many tokens, before the steps that are handed over later. */
+  writeSequence(id: number, image: Uint8Array): Promise<void>;
   /** Pages of the global pool that no other sequence uses. */
   ownPages(id: number): number;
   /**

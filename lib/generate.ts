@@ -1,10 +1,5 @@
 import type { GenerationDefaults } from "./checkpoint/generation_config";
-import {
-  type ChunkMaker,
-  type GenerateOptions,
-  type GenerationChunk,
-  readGeneration,
-} from "./generation";
+import { type GenerateOptions, type GenerationChunk, readGeneration } from "./generation";
 import type { HymbaModel } from "./model";
 import type { SamplingOptions } from "./sampling";
 
@@ -15,40 +10,42 @@ export async function* generate(
   defaults: GenerationDefaults,
 ): AsyncGenerator<GenerationChunk, void, undefined> {
   const generation = await readGeneration(model, options, defaults);
-  const { prompt, sampling, maxTokens } = generation;
+  const { prompt, sampling, minTokens, maxTokens } = generation;
   const chunks = generation.newChunks();
   const { signal } = options;
   const sequence = options.sequence ?? model.createSequence();
   let draws: ReturnType<HymbaModel["draw"]> | undefined;
-  const sample = withMask(sampling, chunks);
+  const sampleOf = (i: number): SamplingOptions => {
+    const tokenMask = chunks.tokenMask(i);
+    return tokenMask === undefined ? sampling : { ...sampling, tokenMask };
+  };
   try {
-    let [result] = await model.prefill([{ sequence, tokens: prompt, sample }], { signal });
+    const first = { sequence, tokens: prompt, sample: sampleOf(0) };
+    let [result] = await model.prefill([first], { signal });
     const mostSteps = model.limits.maxContextTokens - sequence.length;
-    for (;;) {
+    for (let count = 1; ; count++) {
       const chunk = chunks.next(result!, mostSteps);
       yield chunk;
       if (chunk.finishReason !== undefined) return;
-      const { token } = chunk;
-      if (chunks.tokenMask !== undefined) {
+      const next = { sequence, token: chunk.token, sample: sampleOf(count) };
+      if (chunks.constrained) {
         // What may be drawn next depends on this token, so that no step can be ahead of it.
-        const sample = withMask(sampling, chunks);
-        [result] = await model.decode([{ sequence, token, sample }], { signal });
+        [result] = await model.decode([next], { signal });
         continue;
       }
-      // A sequence of the caller's must not take more than was yielded.
-      draws ??= model.draw(
-        [{ sequence, token, sample: sampling }],
-        Math.min(maxTokens - 1, mostSteps),
-        { ahead: options.sequence === undefined, signal },
-      );
-      [result] = (await draws.next()).value!;
+      let step = await draws?.next();
+      if (step === undefined || step.done === true) {
+        // Up to where the mask changes, if it does.
+        const end = Math.min(count < minTokens ? minTokens : maxTokens, mostSteps + 1);
+        // A sequence of the caller's must not take more than was yielded.
+        const ahead = options.sequence === undefined;
+        draws = model.draw([next], end - count, { ahead, signal });
+        step = await draws.next();
+      }
+      [result] = step.value!;
     }
   } finally {
     await draws?.return();
     if (options.sequence === undefined) sequence.dispose();
   }
-}
-
-function withMask(sampling: SamplingOptions, { tokenMask }: ChunkMaker): SamplingOptions {
-  return tokenMask === undefined ? sampling : { ...sampling, tokenMask };
 }

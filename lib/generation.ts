@@ -23,10 +23,20 @@ export interface GenerateOptions extends Omit<SamplingOptions, "tokenMask"> {
   readonly prompt: string | ArrayLike<number>;
   /** Most tokens to generate, from 1. Default 128. */
   readonly maxTokens?: number;
+  /**
+   * Tokens that come before one that may end the generation: until then no end-of-text token and none
+   * of `stopTokenIds` can be drawn, and what completes a text of `stop` is text like any other. A full
+   * context and a complete `responseFormat` end it still. From 0 to `maxTokens`. Default 0.
+   */
+  readonly minTokens?: number;
   /** Texts that end the generation; they are not part of its text. Default none. */
   readonly stop?: readonly string[];
   /** Tokens that end the generation, besides the model's own end-of-text tokens. Default none. */
   readonly stopTokenIds?: readonly number[];
+  /** Whether the text of what ended the generation, a text or a token, is part of its text. Default false. */
+  readonly includeStop?: boolean;
+  /** Whether special tokens are left out of the text. Default true. */
+  readonly skipSpecialTokens?: boolean;
   /**
    * What the generated text must be. Only tokens that lead there are drawn, and the text ends where it
    * is complete; the model's end-of-text tokens and `stopTokenIds` can be drawn only where it may end.
@@ -65,6 +75,7 @@ export interface Generation {
   readonly prompt: Int32Array;
   readonly sampling: SamplingOptions;
   readonly maxTokens: number;
+  readonly minTokens: number;
   /** One for each text. */
   readonly newChunks: () => ChunkMaker;
 }
@@ -80,7 +91,7 @@ export async function readGeneration(
   options: GenerateOptions,
   defaults: GenerationDefaults,
 ): Promise<Generation> {
-  const { stopTokens, newStopMatcher, format, ...rest } = readOptions(model, options, defaults);
+  const { format, ending, text, ...rest } = readOptions(model, options, defaults);
   const prompt = checkTokens(
     "options.prompt",
     typeof options.prompt === "string"
@@ -88,38 +99,51 @@ export async function readGeneration(
       : options.prompt,
     model.config.vocabSize,
   );
-  const newConstraint = format && model.constraintVocabulary.compile(format, stopTokens);
-  const newChunks = (): ChunkMaker => {
-    const text = new GeneratedText(model, prompt, newStopMatcher());
-    return new ChunkMaker(text, stopTokens, rest.maxTokens, newConstraint?.());
-  };
-  return { ...rest, prompt, newChunks };
+  const { stopTokens, minTokens, maxTokens } = ending;
+  const newConstraint =
+    format && model.constraintVocabulary.compile(format, { stopTokens, minTokens });
+  const newChunks = (): ChunkMaker =>
+    new ChunkMaker(new GeneratedText(model, prompt, text), ending, newConstraint?.());
+  return { ...rest, prompt, minTokens, maxTokens, newChunks };
+}
+
+/** What ends a text, and when. */
+interface Ending {
+  readonly maxTokens: number;
+  readonly minTokens: number;
+  readonly stopTokens: ReadonlySet<number>;
+  /** What the first `minTokens` tokens may be; undefined: all. */
+  readonly earlyMask: Uint32Array | undefined;
+  /** Whether the text of a stop token belongs to the text. */
+  readonly includeStop: boolean;
 }
 
 /** Makes chunks of the tokens that are drawn, and knows which is the last one. */
 export class ChunkMaker {
   readonly #text: GeneratedText;
-  readonly #stopTokens: ReadonlySet<number>;
-  readonly #maxTokens: number;
+  readonly #ending: Ending;
   readonly #constraint: Constraint | undefined;
   #count = 0;
 
   /** @internal They come with a {@link Generation}. */
-  constructor(
-    text: GeneratedText,
-    stopTokens: ReadonlySet<number>,
-    maxTokens: number,
-    constraint: Constraint | undefined,
-  ) {
+  constructor(text: GeneratedText, ending: Ending, constraint: Constraint | undefined) {
     this.#text = text;
-    this.#stopTokens = stopTokens;
-    this.#maxTokens = maxTokens;
+    this.#ending = ending;
     this.#constraint = constraint;
   }
 
-  /** The tokens that the next one may be, which depend on those before; undefined: all, always. */
-  get tokenMask(): Uint32Array | undefined {
-    return this.#constraint?.mask;
+  /** Whether what a token may be depends on those before it. */
+  get constrained(): boolean {
+    return this.#constraint !== undefined;
+  }
+
+  /**
+   * What the i-th token of the text, from 0, may be; undefined: all. Where it depends on those before,
+   * only the next one has an answer.
+   */
+  tokenMask(i: number): Uint32Array | undefined {
+    if (this.#constraint !== undefined) return this.#constraint.mask;
+    return i < this.#ending.minTokens ? this.#ending.earlyMask : undefined;
   }
 
   /**
@@ -127,9 +151,11 @@ export class ChunkMaker {
    * @param mostSteps generated tokens for which the sequence has room.
    */
   next({ token, logprob, topLogprobs }: StepResult, mostSteps: number): GenerationChunk {
+    const { stopTokens, minTokens, includeStop } = this.#ending;
+    const mayEnd = this.#count >= minTokens;
     this.#count += 1;
-    const isStop = this.#stopTokens.has(token!);
-    const piece = isStop ? "" : this.#text.push(token!);
+    const isStop = stopTokens.has(token!);
+    const piece = isStop && !includeStop ? "" : this.#text.push(token!, mayEnd);
     if (!isStop) this.#constraint?.accept(token!);
     const isDone = isStop || this.#text.stopped || this.#constraint?.isComplete === true;
     const finishReason = isDone ? "stop" : this.#limit(mostSteps);
@@ -144,10 +170,17 @@ export class ChunkMaker {
 
   /** The last of the tokens would need one step more than there were. */
   #limit(mostSteps: number): FinishReason | undefined {
-    if (this.#count >= this.#maxTokens) return "length";
+    if (this.#count >= this.#ending.maxTokens) return "length";
     if (this.#count > mostSteps) return "context";
     return undefined;
   }
+}
+
+/** How the text of a generation is put together. */
+interface TextOptions {
+  readonly stop: readonly string[];
+  readonly includeStop: boolean;
+  readonly skipSpecialTokens: boolean;
 }
 
 /** The text of the generated tokens, as far as it is certain and before any stop text. */
@@ -155,11 +188,12 @@ class GeneratedText {
   readonly #detokenizer: StreamDetokenizer | undefined;
   readonly #stops: StopMatcher;
 
-  constructor(model: HymbaModel, prompt: Int32Array, stops: StopMatcher) {
+  constructor(model: HymbaModel, context: Int32Array, options: TextOptions) {
+    const { stop, includeStop, skipSpecialTokens } = options;
     this.#detokenizer = model.hasTokenizer
-      ? new StreamDetokenizer(model.tokenizer, { context: prompt })
+      ? new StreamDetokenizer(model.tokenizer, { context, skipSpecialTokens })
       : undefined;
-    this.#stops = stops;
+    this.#stops = new StopMatcher(stop, { includeStop });
   }
 
   /** Whether a stop text was found. */
@@ -167,8 +201,8 @@ class GeneratedText {
     return this.#stops.stop !== undefined;
   }
 
-  push(token: number): string {
-    return this.#stops.push(this.#detokenizer?.push(token) ?? "").text;
+  push(token: number, mayEnd: boolean): string {
+    return this.#stops.push(this.#detokenizer?.push(token) ?? "", mayEnd).text;
   }
 
   /** What was held back, once nothing follows. */
@@ -181,9 +215,13 @@ class GeneratedText {
 
 function readOptions(model: HymbaModel, options: GenerateOptions, defaults: GenerationDefaults) {
   checkObject("options", options);
-  const { maxTokens = 128, stop = [], stopTokenIds = [], ignoreEos = false } = options;
+  const { maxTokens = 128, minTokens = 0, stop = [], stopTokenIds = [] } = options;
+  const { ignoreEos = false, includeStop = false, skipSpecialTokens = true } = options;
   checkInteger("options.maxTokens", maxTokens, 1, 2 ** 31 - 1);
+  checkInteger("options.minTokens", minTokens, 0, maxTokens);
   checkBoolean("options.ignoreEos", ignoreEos);
+  checkBoolean("options.includeStop", includeStop);
+  checkBoolean("options.skipSpecialTokens", skipSpecialTokens);
   checkSignal("options.signal", options.signal);
   if (options.sequence !== undefined && !(options.sequence instanceof Sequence)) {
     throw new TypeError(`options.sequence must be a Sequence, got ${show(options.sequence)}`);
@@ -201,19 +239,34 @@ function readOptions(model: HymbaModel, options: GenerateOptions, defaults: Gene
       "options.stop needs a tokenizer, which this model does not have: use stopTokenIds",
     );
   }
+  const stopTokens = new Set<number>([
+    ...(stopTokenIds as readonly number[]),
+    ...(ignoreEos ? [] : model.eosTokenIds),
+  ]);
+  const { vocabSize } = model.config;
+  if (minTokens > 0 && stopTokens.size === vocabSize) {
+    throw new RangeError("options.minTokens leaves nothing to draw: every token is a stop token");
+  }
+  const earlyMask =
+    minTokens > 0 && stopTokens.size > 0 ? allBut(stopTokens, vocabSize) : undefined;
+  const ending: Ending = { maxTokens, minTokens, stopTokens, earlyMask, includeStop };
+  const text: TextOptions = { stop, includeStop, skipSpecialTokens };
   return {
     sampling: samplingOptions(options, defaults),
-    maxTokens,
-    stopTokens: new Set<number>([
-      ...(stopTokenIds as readonly number[]),
-      ...(ignoreEos ? [] : model.eosTokenIds),
-    ]),
-    newStopMatcher: () => new StopMatcher(stop),
+    ending,
+    text,
     format:
       options.responseFormat === undefined
         ? undefined
         : checkFormat("options.responseFormat", options.responseFormat),
   };
+}
+
+/** A mask that leaves some tokens out. */
+function allBut(tokens: Iterable<number>, vocabSize: number): Uint32Array {
+  const mask = new Uint32Array(Math.ceil(vocabSize / 32)).fill(2 ** 32 - 1);
+  for (const token of tokens) mask[token >> 5]! &= ~(1 << (token & 31));
+  return mask;
 }
 
 /** What the call says, and where it is silent what the checkpoint recommends. */

@@ -2,8 +2,14 @@
  * Serves NVIDIA's Hymba hybrid-head language models from Node.js.
  * @packageDocumentation
  */
-export { Engine, type EngineGenerateOptions, type EngineOptions } from "./engine/engine";
-export type { RequestMetrics } from "./engine/metrics";
+export {
+  Engine,
+  type EngineGenerateOptions,
+  type EngineLoad,
+  type EngineOptions,
+} from "./engine/engine";
+export type { EndReason, EngineObserver, RequestMetrics } from "./engine/metrics";
+export type { PromptToken } from "./engine/prompt_scores";
 export type { EngineChunk } from "./engine/request";
 export { HYMBA_ERROR_CODES, HymbaError, type HymbaErrorCode } from "./errors";
 export {

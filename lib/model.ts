@@ -10,6 +10,7 @@ import {
 import { type Checkpoint, openCheckpoint } from "./checkpoint/checkpoint";
 import type { HymbaConfig } from "./checkpoint/config";
 import { kindOf } from "./checkpoint/files";
+import { fingerprintOf } from "./checkpoint/fingerprint";
 import { summarizeCheckpoint } from "./checkpoint/summary";
 import { chooseDevice, type DeviceInfo } from "./device";
 import { Engine, type EngineOptions } from "./engine/engine";
@@ -31,11 +32,13 @@ import {
   type DecodeRequest,
   type PrefillRequest,
   type StepResult,
+  toScores,
   toSpanWork,
   toStepResult,
   toStepResults,
 } from "./requests";
 import { Runner, type RunOptions, type SpanWork } from "./runner";
+import { type ImageKind, readSavedSequence, writeSavedSequence } from "./saved_sequence";
 import { Sequence, type SequenceOwner } from "./sequence";
 import {
   applyChatTemplate,
@@ -43,7 +46,14 @@ import {
   type ChatTemplateOptions,
 } from "./text/chat_template";
 import { Tokenizer } from "./text/tokenizer";
-import { checkCallback, checkInteger, checkObject, checkSignal, checkTokens } from "./validate";
+import {
+  checkCallback,
+  checkInteger,
+  checkObject,
+  checkSignal,
+  checkString,
+  checkTokens,
+} from "./validate";
 
 export type { LoadOptions, LoadProgress, MemoryOptions, MemoryPlan } from "./load_options";
 export { Sequence } from "./sequence";
@@ -70,6 +80,7 @@ export class HymbaModel implements SequenceOwner {
   readonly #sequences = new Set<WeakRef<Sequence>>();
   readonly #engines = new Set<Engine>();
   #constraintVocabulary: ConstraintVocabulary | undefined;
+  #fingerprint: Promise<string> | undefined;
   #disposed: Promise<void> | undefined;
 
   private constructor(
@@ -218,6 +229,53 @@ export class HymbaModel implements SequenceOwner {
     );
   }
 
+  /**
+   * A sequence that was saved by `sequence.save`, to go on with as if it had been here all the time. It was
+   * saved by a model with the same weights, in the same `dtype` and on a device of the same kind; the other
+   * options that they were loaded with may differ.
+   * @throws TypeError when the path is no string.
+   * @throws HymbaError ERR_INVALID_ARGUMENT when the file cannot be read, is damaged, or is of another
+   * model, release, dtype or device; ERR_CONTEXT_FULL, ERR_OUT_OF_MEMORY when there is no room for it;
+   * ERR_DISPOSED.
+   */
+  async restoreSequence(path: string): Promise<Sequence> {
+    checkString("path", path);
+    this.#checkLive();
+    const { tokens, image } = await readSavedSequence(path, await this.#imageKind());
+    this.#checkLive();
+    const sequence = this.#newSequence(
+      callNative(() => this.#native.createSequenceAt(tokens)),
+      tokens,
+    );
+    try {
+      await awaitNative(() => this.#native.writeSequence(sequence.id, image));
+    } catch (error) {
+      sequence.dispose();
+      throw error;
+    }
+    return sequence;
+  }
+
+  /** @internal For sequences. */
+  async saveSequence(sequence: Sequence, path: string): Promise<void> {
+    checkString("path", path);
+    sequence.enter();
+    const tokens = sequence.length;
+    let image: Uint8Array;
+    try {
+      image = await awaitNative(() => this.#native.readSequence(sequence.id));
+    } finally {
+      sequence.leave();
+    }
+    await writeSavedSequence(path, { ...(await this.#imageKind()), tokens, image });
+  }
+
+  async #imageKind(): Promise<ImageKind> {
+    this.#fingerprint ??= fingerprintOf(this.#checkpoint);
+    const model = await this.#fingerprint;
+    return { model, device: this.#device.kind, dtype: this.#options.dtype };
+  }
+
   /** @internal Gives back what a sequence held; once the model is gone there is nothing to do. */
   releaseSequence(id: number): void {
     if (this.#disposed === undefined) this.#native.releaseSequence(id);
@@ -295,6 +353,7 @@ export class HymbaModel implements SequenceOwner {
         logits: "none",
         sampling: null,
         targets: ids.subarray(1),
+        targetTops: 0,
       } as const;
       const [result] = await this.#runner.run([work], options);
       return result!.targetLogprobs!;
@@ -342,7 +401,10 @@ export class HymbaModel implements SequenceOwner {
         return callNative(() => this.#native.usage());
       },
       submit: async (work: readonly SpanWork[]) =>
-        (await this.#runner.submit(work)).map(toStepResult),
+        (await this.#runner.submit(work)).map((result) => ({
+          ...toStepResult(result),
+          scores: toScores(result),
+        })),
       forget: (closed: Engine) => this.#engines.delete(closed),
     };
     const engine = new Engine(host, options);

@@ -79,6 +79,7 @@ export function toSpanWork<Request extends OutputOptions & { readonly sequence: 
       sampling:
         sample === undefined ? null : normalizeSampling(sample, vocabSize, `${where}.sample`),
       targets: null,
+      targetTops: 0,
     };
   });
 }
@@ -97,8 +98,32 @@ export function toStepResult(result: NativeSpanResult): StepResult {
     ...(logits !== undefined && { logits }),
     ...(token !== undefined && { token, logprob: logprob! }),
     ...(topTokens !== undefined &&
-      topTokens.length > 0 && {
-        topLogprobs: Array.from(topTokens, (id, i) => ({ token: id, logprob: topLogprobs![i]! })),
-      }),
+      topTokens.length > 0 && { topLogprobs: pair(topTokens, topLogprobs!) }),
   };
+}
+
+/** Log-probability of a token that was given, and the most probable ones in its place. */
+export interface TokenScore {
+  readonly logprob: number;
+  /** Most probable first. */
+  readonly topLogprobs: readonly TokenLogprob[];
+}
+
+/** Those of the targets that a span had. */
+export function toScores(result: NativeSpanResult): readonly TokenScore[] {
+  const { targetLogprobs, targetTopTokens, targetTopLogprobs } = result;
+  if (targetLogprobs === undefined) return NO_SCORES;
+  const tops = targetTopTokens!.length / targetLogprobs.length;
+  return Array.from(targetLogprobs, (logprob, i) => {
+    const part = [i * tops, (i + 1) * tops] as const;
+    const tokens = targetTopTokens!.subarray(...part);
+    return { logprob, topLogprobs: pair(tokens, targetTopLogprobs!.subarray(...part)) };
+  });
+}
+
+/** Of almost all spans. */
+const NO_SCORES: readonly TokenScore[] = [];
+
+function pair(tokens: Int32Array, logprobs: Float32Array): TokenLogprob[] {
+  return Array.from(tokens, (token, i) => ({ token, logprob: logprobs[i]! }));
 }

@@ -19,6 +19,7 @@ export interface SpanWork {
   readonly logits: LogitsWanted;
   readonly sampling: NativeSampling | null;
   readonly targets: Int32Array | null;
+  readonly targetTops: number;
 }
 
 /** How a call is watched and ended early. */

@@ -11,6 +11,8 @@ export interface SequenceOwner {
   snapshotSequence(id: number, proven: boolean): number | undefined;
   /** Makes the sequence a snapshot, under the same number. */
   retireSequence(id: number): void;
+  /** Writes a sequence to a file. */
+  saveSequence(sequence: Sequence, path: string): Promise<void>;
 }
 
 /** Gives back what a sequence held that was forgotten rather than disposed of. */
@@ -55,6 +57,19 @@ export class Sequence {
     if (this.#disposed) return;
     this.#disposed = true;
     if (!this.#busy) this.#release();
+  }
+
+  /**
+   * Saves the text so far to a file, for `model.restoreSequence`. The file has the keys, values and states
+   * of the text, not its tokens: keep those, if you need them. It is written as a whole or not at all. In
+   * the part of its last page that the text does not fill there may be some of what other texts had there
+   * before.
+   * @throws TypeError when the path is no string.
+   * @throws HymbaError ERR_INVALID_ARGUMENT when there are no tokens yet, or the file cannot be written;
+   * ERR_BUSY, ERR_DISPOSED.
+   */
+  async save(path: string): Promise<void> {
+    await this.#owner.saveSequence(this, path);
   }
 
   /** The same as {@link Sequence.dispose}, for `using`. */

@@ -40,6 +40,15 @@ export function checkChoice<T extends string>(
 }
 
 /**
+ * A string.
+ * @throws TypeError when it is not one.
+ */
+export function checkString(name: string, value: unknown): void {
+  if (typeof value !== "string")
+    throw new TypeError(`${name} must be a string, got ${show(value)}`);
+}
+
+/**
  * An object, for options.
  * @throws TypeError when it is not one.
  */

@@ -30,6 +30,7 @@ const AS_IT_IS = [
   "native/core/error.h",
   "native/ops/ops.h",
   "scripts/sanitize.mjs",
+  "web",
 ];
 
 const pathOf = (/** @type {string} */ name) => path.join(root, name);

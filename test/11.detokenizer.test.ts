@@ -187,6 +187,15 @@ describe("StopMatcher", () => {
     expect(matcher.flush()).toBe("");
   });
 
+  test("passes a stop string over that comes too early, but not one that ends later", () => {
+    const matcher = new StopMatcher(["abab"]);
+    expect(matcher.push("xabab", false)).toEqual({ text: "xab", stop: undefined });
+    expect(matcher.push("ab.")).toEqual({ text: "", stop: "abab" });
+    const early = new StopMatcher(["ab"]);
+    expect(early.push("xabx", false)).toEqual({ text: "xabx", stop: undefined });
+    expect(early.push("yab")).toEqual({ text: "y", stop: "ab" });
+  });
+
   test("without stop strings everything passes at once", () => {
     expect(new StopMatcher([]).push("text")).toEqual({ text: "text", stop: undefined });
   });

@@ -28,7 +28,7 @@ const vocabulary = new ConstraintVocabulary(makeVocabulary(700, random(1)), 700)
 function write(schema: JsonSchema, seed: number, count = 1, maxTokens = 400): string[] {
   const numbers = random(seed);
   const texts = Array.from({ length: count }, () => {
-    const constraint = vocabulary.compile({ type: "json_schema", schema }, [])();
+    const constraint = vocabulary.compile({ type: "json_schema", schema })();
     return randomText(constraint, vocabulary.bytes, numbers, maxTokens);
   });
   return texts.filter((text) => text !== undefined);

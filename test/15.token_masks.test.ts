@@ -46,6 +46,8 @@ describe("masks", () => {
     ["any object", { type: "json_object" }],
     ["repeated lengths", { type: "regex", pattern: "(?:[a-z]{2,5}\\d{0,3} ?){3,9}(?:é|世界){2}" }],
     ["nested counts", { type: "regex", pattern: "(?:(?:[a-e]{2}|b){2,3},?){1,40}" }],
+    ["counts that may end", { type: "regex", pattern: "\\d{1,4}(?:,\\d{2,3}){0,3}(?:\\.\\d*)?" }],
+    ["counts of what may be longer", { type: "regex", pattern: "(?:\\d|\\d\\d-){3,20}|[an ]{9}" }],
     ["a long count", { type: "regex", pattern: '[^"]{20,45}"x' }],
     ["bytes of characters", { type: "regex", pattern: "[\\u0400-\\u{1f600}]+|." }],
     ...Array.from({ length: 25 }, (_, i): [string, ResponseFormat] => [
@@ -56,7 +58,7 @@ describe("masks", () => {
     const numbers = random(9);
     const automaton = compileFormat(format);
     for (let text = 0; text < 3; text++) {
-      const constraint = vocabulary.compile(format, [])();
+      const constraint = vocabulary.compile(format)();
       const tokens: number[] = [];
       for (let i = 0; i < 25 && !constraint.isComplete; i++) {
         const allowed = tokensOf(constraint.mask);
@@ -72,7 +74,7 @@ describe("masks", () => {
     const [a, b] = [0x61, 0x62];
     const ends = [300, b];
     const format: ResponseFormat = { type: "regex", pattern: "[ab]{2,3}" };
-    const constraint = vocabulary.compile(format, ends)();
+    const constraint = vocabulary.compile(format, { stopTokens: new Set(ends), minTokens: 0 })();
     const allowed: number[][] = [];
     for (let i = 0; i < 3; i++) {
       allowed.push(ends.map((token) => Number(tokensOf(constraint.mask).includes(token))));
@@ -92,13 +94,13 @@ describe("masks", () => {
       code: "ERR_INVALID_ARGUMENT",
       message: expect.stringContaining("no token of the model's vocabulary") as string,
     }) as HymbaError;
-    expect(() => few.compile({ type: "regex", pattern: "c" }, [])()).toThrow(refusal);
-    const constraint = few.compile({ type: "regex", pattern: "ac" }, [])();
+    expect(() => few.compile({ type: "regex", pattern: "c" })()).toThrow(refusal);
+    const constraint = few.compile({ type: "regex", pattern: "ac" })();
     expect(() => constraint.accept(0)).toThrow(refusal);
   });
 
   test("are not for tokens that they forbid", () => {
-    const constraint = vocabulary.compile({ type: "json_object" }, [])();
+    const constraint = vocabulary.compile({ type: "json_object" })();
     for (const token of [300, 0x61])
       expect(() => constraint.accept(token)).toThrow("against its mask");
   });
@@ -124,7 +126,7 @@ describe("masks", () => {
 
   test("of formats that were dropped are made again", () => {
     const format = (i: number): ResponseFormat => ({ type: "regex", pattern: `a{${i}}b` });
-    const constrain = (i: number): Constraint => vocabulary.compile(format(i), [])();
+    const constrain = (i: number): Constraint => vocabulary.compile(format(i))();
     const first = tokensOf(constrain(3).mask);
     for (let i = 4; i < 50; i++) constrain(i);
     expect(tokensOf(constrain(3).mask)).toEqual(first);
@@ -159,7 +161,7 @@ describe("the cost", () => {
       };
       for (let text = 0; text < 3; text++) {
         let start = cpu();
-        const constraint = vocabulary.compile(format, [])();
+        const constraint = vocabulary.compile(format)();
         compiling += cpu() - start;
         start = cpu();
         const numbers = random(10 * i + text);
@@ -175,7 +177,7 @@ describe("the cost", () => {
       }
     }
     expect(compiling / 20).toBeLessThan(100);
-    expect(following / tokens).toBeLessThan(1);
+    expect(following / tokens).toBeLessThan(0.6);
     expect(tokens).toBeGreaterThan(1000);
   });
 });
@@ -220,8 +222,8 @@ describe("the trie", () => {
     ];
     const trie = new TokenTrie(bytes);
     const allBytes = Array.from({ length: 256 }, (_, byte) => byte);
-    const hasBit = (node: number, byte: number): boolean =>
-      ((trie.bytesBelow[8 * node + (byte >> 5)]! >> (byte & 31)) & 1) === 1;
+    const hasBit = (sets: Int32Array, node: number, byte: number): boolean =>
+      ((sets[8 * node + (byte >> 5)]! >> (byte & 31)) & 1) === 1;
     const found: number[] = [];
     const path: number[] = [];
     for (let node = 1; node < trie.numNodes; node++) {
@@ -236,8 +238,12 @@ describe("the trie", () => {
       expect(trie.heights[node]).toBe(Math.max(0, ...below.map((d) => d - trie.depths[node]!)));
       expect(below.every((depth) => depth > trie.depths[node]!)).toBe(true);
       expect(end === trie.numNodes || trie.depths[end]! <= trie.depths[node]!).toBe(true);
+      const children = trie.bytes
+        .subarray(node + 1, end)
+        .filter((_, i) => below[i] === trie.depths[node]! + 1);
+      expect(allBytes.filter((byte) => hasBit(trie.bytesAfter, node, byte))).toEqual([...children]);
       const bits = new Set([...trie.bytes.subarray(node + 1, end)]);
-      expect(allBytes.filter((byte) => hasBit(node, byte))).toEqual(
+      expect(allBytes.filter((byte) => hasBit(trie.bytesBelow, node, byte))).toEqual(
         allBytes.filter((byte) => bits.has(byte)),
       );
     }

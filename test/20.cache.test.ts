@@ -681,6 +681,13 @@ describe("any history", () => {
   const operation = fc.oneof(
     { weight: 4, arbitrary: fc.record({ kind: constant("create"), cold: fc.constant(false) }) },
     { weight: 1, arbitrary: fc.record({ kind: constant("create"), cold: fc.constant(true) }) },
+    {
+      weight: 2,
+      arbitrary: fc.record({
+        kind: constant("create at"),
+        length: fc.oneof(fc.integer({ min: 1, max: 200 }), fc.integer({ min: 1, max: 1000 })),
+      }),
+    },
     { weight: 2, arbitrary: fc.record({ kind: constant("release"), pick }) },
     { weight: 4, arbitrary: fc.record({ kind: constant("snapshot"), pick }) },
     { weight: 1, arbitrary: fc.record({ kind: constant("retire"), pick }) },
@@ -720,6 +727,16 @@ describe("any history", () => {
           const create = () => (operation.cold ? ledger.createCold() : ledger.create());
           if (codes.size === 0) this.#model.create(operation.cold);
           else this.#refused("create", codes, create);
+          break;
+        }
+        case "create at": {
+          const { length } = operation;
+          const codes = this.#model.createAtErrors(length);
+          if (codes.size > 0) this.#refused("create at", codes, () => ledger.createAt(length));
+          else {
+            this.#model.createAt(length);
+            this.#count("create at");
+          }
           break;
         }
         case "release": {
@@ -829,7 +846,7 @@ describe("any history", () => {
     const property = fc.property(limits, operations, (limits, operations) => {
       new History({ ...micro, ...limits }).run([{ kind: "create", cold: false }, ...operations]);
     });
-    fc.assert(property, { seed: 21, numRuns: 500 });
+    fc.assert(property, { seed: 21, numRuns: 600 });
     // The histories were worth running.
     for (const outcome of [
       "end of one",
@@ -837,6 +854,9 @@ describe("any history", () => {
       "cancel of one",
       "cancel of several",
       "create ERR_OUT_OF_MEMORY",
+      "create at",
+      "create at ERR_OUT_OF_MEMORY",
+      "create at ERR_CONTEXT_FULL",
       "release ERR_DISPOSED",
       "step ERR_DISPOSED",
       "step ERR_INVALID_ARGUMENT",

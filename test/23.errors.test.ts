@@ -421,6 +421,14 @@ describe("generate", () => {
   test.each([
     [{ maxTokens: 0 }, RangeError, "options.maxTokens must be from 1 to 2147483647, got 0"],
     [{ maxTokens: "9" }, TypeError, 'options.maxTokens must be an integer, got "9"'],
+    [{ minTokens: 3, maxTokens: 2 }, RangeError, "options.minTokens must be from 0 to 2, got 3"],
+    [
+      { minTokens: 1, stopTokenIds: Array.from({ length: 320 }, (_, id) => id) },
+      RangeError,
+      "options.minTokens leaves nothing to draw: every token is a stop token",
+    ],
+    [{ includeStop: 1 }, TypeError, "options.includeStop must be true or false, got 1"],
+    [{ skipSpecialTokens: 0 }, TypeError, "options.skipSpecialTokens must be true or false, got 0"],
     [{ stop: "." }, TypeError, 'options.stop must be an array, got "."'],
     [{ stopTokenIds: 5 }, TypeError, "options.stopTokenIds must be an array, got 5"],
     [{ stopTokenIds: [320] }, RangeError, "options.stopTokenIds must be from 0 to 319, got 320"],

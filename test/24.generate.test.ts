@@ -131,6 +131,62 @@ describe("ends", () => {
     }
   });
 
+  test.each([1, 2, 20, 21])("not among the first %i tokens, with minTokens", async (minTokens) => {
+    const [eos] = model.eosTokenIds;
+    const likely = { prompt: PROMPT, temperature: 0, maxTokens: 30, logitBias: { [eos!]: 1000 } };
+    const whole = await collect({ ...likely, logitBias: { [eos!]: -Infinity } });
+    const { tokens, text, finishReason } = await collect({ ...likely, minTokens });
+    expect(tokens).toEqual([...whole.tokens.slice(0, minTokens), eos]);
+    expect(text).toBe(await continuation(tokens.slice(0, -1)));
+    expect(finishReason).toBe("stop");
+    // As many steps as tokens, also where the mask changes.
+    const steps = model.stepsRun;
+    await collect({
+      ...seeded,
+      ignoreEos: true,
+      stopTokenIds: [2],
+      minTokens,
+      maxTokens: minTokens,
+    });
+    expect(model.stepsRun - steps).toBe(minTokens);
+  });
+
+  test("at a stop text only if it is completed after minTokens", async () => {
+    const whole = await collect({ ...greedy, maxTokens: 60 });
+    const stop = [" the"];
+    const first = await collect({ ...greedy, stop, maxTokens: 60 });
+    const { tokens, text } = await collect({
+      ...greedy,
+      stop,
+      minTokens: first.tokens.length,
+      maxTokens: 60,
+    });
+    expect(tokens.length).toBeGreaterThan(first.tokens.length);
+    const second = whole.text.indexOf(stop[0]!, first.text.length + 1);
+    expect(text).toBe(whole.text.slice(0, second));
+    expect((await collect({ ...greedy, stop, minTokens: first.tokens.length - 1 })).text).toBe(
+      first.text,
+    );
+  });
+
+  test("with the text of the stop, and with special tokens, where they are wanted", async () => {
+    const whole = await collect({ ...greedy, maxTokens: 60 });
+    const options = { ...greedy, stop: [" the"], includeStop: true };
+    const { text, finishReason } = await collect(options);
+    expect([text, finishReason]).toEqual([
+      whole.text.slice(0, whole.text.indexOf(" the") + 4),
+      "stop",
+    ]);
+    const [eos] = model.eosTokenIds;
+    const forced = { prompt: PROMPT, maxTokens: 2, logitBias: { [eos!]: 1000 } };
+    const name = model.tokenizer.idToToken(eos!)!;
+    const shown = { ...forced, skipSpecialTokens: false };
+    expect((await collect({ ...shown, includeStop: true })).text).toBe(name);
+    expect((await collect(shown)).text).toBe("");
+    expect((await collect({ ...shown, ignoreEos: true })).text).toBe(name + name);
+    expect((await collect({ ...forced, ignoreEos: true })).text).toBe("");
+  });
+
   test("when the context is full", async () => {
     await using small = await HymbaModel.load(FOLDER, { device: DEVICE, maxContextTokens: 32 });
     const prompt = await model.tokenizer.encode(PROMPT);

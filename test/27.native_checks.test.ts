@@ -84,6 +84,7 @@ describe("a step", () => {
     logits: "last",
     sampling: null,
     targets: null,
+    targetTops: 0,
     ...change,
   });
   beforeAll(async () => {
@@ -117,6 +118,7 @@ describe("a step", () => {
       [[span({}), span({})], "ERR_INVALID_ARGUMENT"],
       [[span({ tokens: new Int32Array(65).fill(1) })], "ERR_INVALID_ARGUMENT"],
       [[span({ targets: Int32Array.of(1) })], "ERR_INVALID_ARGUMENT"],
+      [[span({ targets: Int32Array.of(1, 2, 3), targetTops: 21 })], "ERR_INVALID_ARGUMENT"],
       [[span({ sequence: 12345 })], "ERR_DISPOSED"],
     ];
     for (const [spans, code] of refused) {
@@ -144,6 +146,43 @@ describe("a step", () => {
     expect(logits[2]).toEqual(logits[0]);
     expect(logits[4]).toEqual(logits[0]);
     expect(logits[3]).not.toEqual(logits[1]);
+  });
+
+  test("images of a wrong size are refused, and a right one waits for copies of what it takes the place of", async () => {
+    const native = await load(valid);
+    const tokens = Int32Array.from({ length: 30 }, (_, i) => (i * 11) % 320);
+    const before = native.usage();
+    const [first, other] = [native.createSequence(), native.createSequence()];
+    await native.step([span({ sequence: first, tokens }), span({ sequence: other })]);
+    const image = await native.readSequence(other);
+    native.releaseSequence(other);
+
+    // What the snapshot is of is copied before the next step, and the memory is free before that.
+    const snapshot = native.snapshot(first, true);
+    native.releaseSequence(first);
+    const written = native.createSequenceAt(3);
+    for (const wrong of [new Uint8Array(), image.subarray(1), Buffer.concat([image, image])])
+      expect(() => native.writeSequence(written, wrong)).toThrow(invalidArgument);
+    const writing = native.writeSequence(written, image);
+    const resumed = native.resume(snapshot, tokens);
+    const steps = [written, resumed].map((id) => native.step([span({ sequence: id })]));
+    await writing;
+    const logits = (await Promise.all(steps)).map(([result]) => result!.logits);
+    for (const id of [written, resumed, snapshot]) native.releaseSequence(id);
+
+    const alone = [];
+    for (const begin of [Int32Array.of(1, 2, 3), tokens]) {
+      const id = native.createSequence();
+      await native.step([span({ sequence: id, tokens: begin })]);
+      alone.push((await native.step([span({ sequence: id })]))[0]!.logits);
+      native.releaseSequence(id);
+    }
+    expect(logits).toEqual(alone);
+    expect(native.usage()).toEqual(before);
+    expect(() => native.createSequenceAt(129)).toThrow(
+      expect.objectContaining({ code: "ERR_CONTEXT_FULL" }),
+    );
+    await native.dispose();
   });
 
   test("token masks of a wrong size, and those that allow nothing, are refused before the step", async () => {

@@ -88,6 +88,7 @@ function request(i: number): EngineGenerateOptions {
     ignoreEos: i % 4 === 0 || i % 3 !== 0,
     stop: stops[i % 4]!,
     stopTokenIds: i % 6 === 0 ? [10 + i] : [],
+    minTokens: i % 3 === 0 ? Math.min(30, 1 + ((i * 53) % 90)) : 0,
     frequencyPenalty: i % 4 < 2 ? 0.4 : 0,
     presencePenalty: i % 4 === 2 ? 0.3 : 0,
     repetitionPenalty: i % 7 === 3 ? 1.2 : 1,

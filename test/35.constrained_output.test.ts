@@ -148,6 +148,18 @@ describe("generate", () => {
     expect(endless.text).toMatch(/^[a-z ]{40,}$/);
   });
 
+  test("ends of text are not among the first minTokens, unless nothing else can follow", async () => {
+    const [eos] = model.eosTokenIds;
+    const eager = { temperature: 0, logitBias: { [eos!]: 1000 }, minTokens: 12 };
+    const responseFormat = { type: "regex", pattern: "[a-z ]*" } as const;
+    const { text, chunks, finishReason } = await generate({ ...eager, responseFormat });
+    expect(chunks.map(({ token }) => token === eos)).toEqual([...Array(12).fill(false), true]);
+    expect(text).toMatch(/^[a-z ]{12,}$/);
+    expect(finishReason).toBe("stop");
+    const short = await generate({ ...eager, responseFormat: { type: "regex", pattern: "aye" } });
+    expect([short.text, short.finishReason]).toEqual(["aye", "stop"]);
+  });
+
   test("an empty text is one, where the format has it", async () => {
     const { text, finishReason, chunks } = await generate({
       responseFormat: { type: "regex", pattern: "" },

@@ -8,9 +8,17 @@ import { describeValue, formatList } from "./problems";
  */
 export const MAX_SIZE = 2 ** 24;
 
-/** A field with one message for whatever is wrong with it; `checkFields` adds what was found. */
-export function field<T>(isValid: (value: unknown) => boolean, expected: string): z.ZodType<T> {
-  return z.custom<T>(isValid, { error: `expected ${expected}` });
+/**
+ * A field with one message for whatever is wrong with it; `checkFields` adds what was found.
+ * @param jsonSchema what a JSON schema says of it, as far as one can.
+ */
+export function field<T>(
+  isValid: (value: unknown) => boolean,
+  expected: string,
+  jsonSchema: Readonly<Record<string, unknown>> = {},
+): z.ZodType<T> {
+  const schema = z.custom<T>(isValid, { error: `expected ${expected}` });
+  return schema.meta({ description: expected, ...jsonSchema });
 }
 
 /** Whether a value is an integer in a range, both ends included. */
@@ -20,7 +28,9 @@ export function isInteger(value: unknown, min: number, max: number): value is nu
 
 /** A required integer from `min` to `max`. */
 export function integer(min: number, max: number): z.ZodType<number> {
-  return field((value) => isInteger(value, min, max), `an integer from ${min} to ${max}`);
+  return field((value) => isInteger(value, min, max), `an integer from ${min} to ${max}`, {
+    ...{ type: "integer", minimum: min, maximum: max },
+  });
 }
 
 /** A required string out of a few. */

@@ -11,6 +11,8 @@ export interface CliIo {
   readonly env: Readonly<Record<string, string | undefined>>;
   /** Calls the listener at the first interrupt (Ctrl-C); returns what takes the listener away. */
   onInterrupt(listener: () => void): () => void;
+  /** The same for the first request to end in order (SIGTERM), which ends the process if nobody listens. */
+  onTerminate(listener: () => void): () => void;
 }
 
 /** The streams and signals of this process. */
@@ -22,12 +24,23 @@ export function processIo(): CliIo {
     stdout: process.stdout,
     stderr: process.stderr,
     env: process.env,
-    onInterrupt(listener) {
-      // Once: if stopping in order takes too long, the second Ctrl-C kills as it always does.
-      process.once("SIGINT", listener);
-      return () => process.removeListener("SIGINT", listener);
+    onInterrupt: (listener) => onSignal("SIGINT", listener),
+    onTerminate(listener) {
+      const release = onSignal("SIGTERM", listener);
+      // A process that serves another one ends with it, however that ends.
+      process.once("disconnect", listener);
+      return () => {
+        release();
+        process.removeListener("disconnect", listener);
+      };
     },
   };
+}
+
+function onSignal(name: NodeJS.Signals, listener: () => void): () => void {
+  // Once: if stopping in order takes too long, the second Ctrl-C kills as it always does.
+  process.once(name, listener);
+  return () => process.removeListener(name, listener);
 }
 
 /** Writes and waits until the stream has taken it, so that a slow reader slows the writer. */

@@ -1,8 +1,7 @@
 #!/usr/bin/env node
 import { setMaxListeners } from "node:events";
-import { readFileSync } from "node:fs";
-import { join } from "node:path";
 import { Command } from "commander";
+import { packageVersion } from "../package_version";
 import { benchCommand } from "./bench/bench";
 import { chatCommand } from "./chat";
 import type { CliContext, Library } from "./context";
@@ -14,11 +13,13 @@ import { type CliIo, processIo } from "./io";
 import { hymbaLibrary } from "./library";
 import { runBatchCommand } from "./run_batch";
 import { scoreCommand } from "./score";
+import { serveCommand } from "./serve";
 
 const COMMANDS = [
   generateCommand,
   chatCommand,
   scoreCommand,
+  serveCommand,
   runBatchCommand,
   infoCommand,
   doctorCommand,
@@ -29,6 +30,7 @@ const EXAMPLES = `
 Examples:
   $ hymba generate --prompt "The old house stood"
   $ hymba chat --system "You are brief."
+  $ hymba serve --port 8000
   $ hymba <command> --help
 
 Exit codes: 0 done, 1 failed, 2 wrong command line, 130 interrupted.
@@ -80,11 +82,6 @@ function buildProgram(context: CliContext): Command {
     program.addCommand(command);
   }
   return program;
-}
-
-function packageVersion(): string {
-  const path = join(__dirname, "..", "..", "package.json");
-  return (JSON.parse(readFileSync(path, "utf8")) as { version: string }).version;
 }
 
 if (require.main === module) {

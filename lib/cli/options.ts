@@ -80,6 +80,7 @@ export const positive = number((value) => value > 0, "a number > 0");
 /** Flags that say how tokens are chosen; each is named like the option of `model.generate`. */
 export interface SamplingFlags {
   readonly maxTokens?: number;
+  readonly minTokens?: number;
   readonly temperature?: number;
   readonly topK?: number;
   readonly topP?: number;
@@ -99,6 +100,7 @@ export function addSamplingOptions(command: Command): Command {
   return command
     .optionsGroup("Sampling:")
     .option("-n, --max-tokens <count>", "most tokens to generate (default: 128)", integer(1))
+    .option("--min-tokens <count>", "tokens before one that may end the text", integer(0))
     .option("-t, --temperature <value>", "0 always takes the most likely token", notNegative)
     .option("--top-k <count>", "choose among the k most likely tokens; 0: all", integer(0))
     .option(
@@ -127,6 +129,7 @@ export function addSamplingOptions(command: Command): Command {
 
 const SAMPLING_NAMES = [
   "maxTokens",
+  "minTokens",
   "temperature",
   "topK",
   "topP",
@@ -158,6 +161,21 @@ export function integer(min: number, max = Number.MAX_SAFE_INTEGER): (text: stri
         ? `It must be an integer >= ${min}.`
         : `It must be an integer from ${min} to ${max}.`,
     );
+  };
+}
+
+/** What a number may end with, as in `32K`. */
+const MULTIPLES: Readonly<Record<string, number>> = {
+  ...{ k: 1e3, m: 1e6, g: 1e9 },
+  ...{ K: 2 ** 10, M: 2 ** 20, G: 2 ** 30 },
+};
+
+/** A parser of integers in a range that may end with k, m or g, or K, M or G for powers of 1,024. */
+export function count(min: number, max?: number): (text: string) => number {
+  return (text) => {
+    const multiple = MULTIPLES[text.slice(-1)];
+    if (multiple === undefined) return integer(min, max)(text);
+    return integer(min, max)(String(Math.round(positive(text.slice(0, -1)) * multiple)));
   };
 }
 

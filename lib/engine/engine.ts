@@ -3,13 +3,18 @@ import type { CacheUsage } from "../binding";
 import { HymbaError } from "../errors";
 import type { GenerateOptions, Generation } from "../generation";
 import type { ModelLimits } from "../model_info";
-import type { StepResult } from "../requests";
 import { abortError, checkContext, type SpanWork, throwIfAborted } from "../runner";
-import { normalizeSampling } from "../sampling";
+import { MAX_TOP_LOGPROBS, normalizeSampling } from "../sampling";
 import { checkBoolean, checkInteger, checkObject } from "../validate";
 import { ChunkQueue } from "./chunk_queue";
+import type { EngineObserver } from "./metrics";
 import { PrefixCache, type SnapshotStore } from "./prefix_cache";
-import { type EngineChunk, EngineRequest, type RequestHost } from "./request";
+import {
+  type EngineChunk,
+  EngineRequest,
+  type EngineStepResult,
+  type RequestHost,
+} from "./request";
 import { planStep, rankOf, type SchedulerLimits, type StepPlan } from "./scheduler";
 
 /** Options of `model.createEngine`. */
@@ -25,15 +30,31 @@ export interface EngineOptions {
    * for it.
    */
   readonly prefixCache?: boolean;
+  /** Told what happens to the texts. Default none. */
+  readonly observer?: EngineObserver;
 }
 
-/** Options of `engine.generate`: those of `model.generate`, which mean the same, and three more. */
+/** Texts of an engine that have not ended. */
+export interface EngineLoad {
+  /** Those that hold a part of the cache. */
+  readonly running: number;
+  /** Those that wait for one. */
+  readonly waiting: number;
+}
+
+/** Options of `engine.generate`: those of `model.generate`, which mean the same, and four more. */
 export interface EngineGenerateOptions extends Omit<GenerateOptions, "sequence"> {
   /**
    * How many texts to generate; they share the prompt's part of the cache. The i-th, from 0, has the
    * seed `seed + i`. An integer from 1 to 128. Default 1.
    */
   readonly n?: number;
+  /**
+   * Reports the log-probabilities of the prompt's own tokens, on the first chunk of the first text, and
+   * beside each so many of the most probable tokens: 0 to 20. The whole prompt is computed for them,
+   * whatever the prefix cache has of it. Default: they are not reported.
+   */
+  readonly promptLogprobs?: number;
   /**
    * Who comes first: a level more is as good as having come 10 seconds earlier. An integer from
    * -1,000 to 1,000. Default 0.
@@ -63,7 +84,7 @@ export interface EngineHost extends RequestHost, SnapshotStore {
    * Hands a step over. When this returns, the cache is as after it; its results come later, and the
    * next step may be handed over before.
    */
-  submit(work: readonly SpanWork[]): Promise<StepResult[]>;
+  submit(work: readonly SpanWork[]): Promise<EngineStepResult[]>;
   /** The engine was closed. */
   forget(engine: Engine): void;
 }
@@ -71,7 +92,7 @@ export interface EngineHost extends RequestHost, SnapshotStore {
 /** A step that was handed over: what it will bring, and to whom. */
 interface StepUnderWay {
   readonly requests: readonly EngineRequest[];
-  readonly results: Promise<readonly StepResult[]>;
+  readonly results: Promise<readonly EngineStepResult[]>;
 }
 
 /**
@@ -99,6 +120,7 @@ export class Engine {
   readonly #host: EngineHost;
   readonly #limits: SchedulerLimits;
   readonly #cache: PrefixCache | undefined;
+  readonly #observer: EngineObserver | undefined;
   /** All that have not ended, in the order of their ranks. */
   readonly #requests: EngineRequest[] = [];
   /** Those that wait for the prompt of another. */
@@ -111,10 +133,12 @@ export class Engine {
   /** @internal Engines come from `model.createEngine()`. */
   constructor(host: EngineHost, options: EngineOptions) {
     checkObject("options", options);
-    const { maxBatchTokens = host.limits.maxBatchTokens, prefixCache = true } = options;
+    const { maxBatchTokens = host.limits.maxBatchTokens, prefixCache = true, observer } = options;
     checkInteger("options.maxBatchTokens", maxBatchTokens, 1, host.limits.maxBatchTokens);
     checkBoolean("options.prefixCache", prefixCache);
+    if (observer !== undefined) checkObject("options.observer", observer);
     this.#host = host;
+    this.#observer = observer;
     this.#cache = prefixCache ? new PrefixCache(host) : undefined;
     this.#limits = { maxBatchTokens, maxPrefillSpans: host.maxPrefillSpans };
   }
@@ -148,6 +172,12 @@ export class Engine {
       signal?.removeEventListener("abort", abort);
       for (const request of requests) this.#remove(request);
     }
+  }
+
+  /** How many texts it has at this moment. */
+  get load(): EngineLoad {
+    const running = this.#requests.filter((request) => request.running).length;
+    return { running, waiting: this.#requests.length - running };
   }
 
   /** Whether `close` was called. */
@@ -189,8 +219,10 @@ export class Engine {
     if ((options as GenerateOptions).sequence !== undefined) {
       throw new TypeError("options.sequence is not for engines: their requests have their own");
     }
-    const { n = 1, priority = 0, timeoutMs } = options;
+    const { n = 1, promptLogprobs, priority = 0, timeoutMs } = options;
     checkInteger("options.n", n, 1, 128);
+    if (promptLogprobs !== undefined)
+      checkInteger("options.promptLogprobs", promptLogprobs, 0, MAX_TOP_LOGPROBS);
     checkInteger("options.priority", priority, -1000, 1000);
     if (timeoutMs !== undefined) checkInteger("options.timeoutMs", timeoutMs, 1, 2 ** 31 - 1);
     const { prompt, sampling, maxTokens, newChunks } = await this.#host.readGeneration(options);
@@ -206,11 +238,18 @@ export class Engine {
       rank: rankOf(arrival, priority),
       deadline: arrival + (timeoutMs ?? Infinity),
       cache: this.#cache,
+      observer: this.#observer,
     };
     return Array.from({ length: n }, (_, index) => {
       const seed = BigInt.asUintN(64, normalized.seed + BigInt(index));
-      const own = { index, sampling: { ...normalized, seed }, chunks: newChunks() };
-      return new EngineRequest(this.#host, { ...shared, ...own });
+      return new EngineRequest(this.#host, {
+        ...shared,
+        index,
+        awaited: index === 0 && n > 1,
+        sampling: { ...normalized, seed },
+        promptLogprobs: index === 0 ? promptLogprobs : undefined,
+        chunks: newChunks(),
+      });
     });
   }
 

@@ -24,7 +24,7 @@ export interface PrefixMatch {
 /** Long prompts leave a snapshot every so many tokens. */
 export const GRID_TOKENS = 2048;
 
-/** A snapshot where a prompt leaves a known text has to save others at least so many tokens. */
+/** A snapshot on the way, or after some that was known, has to save others at least so many tokens. */
 const LEAST_SAVED = PAGE_TOKENS;
 
 /**
@@ -117,13 +117,20 @@ export class PrefixCache {
 /**
  * The lengths at which a prompt leaves snapshots: before its last token, so that the same prompt
  * finds it, whatever its length; where it leaves a text that is known, so that the next one to do so
- * finds it there; and here and there on the way.
+ * finds it there; and here and there on the way. One that found most of itself leaves the first one
+ * only when others wait for it: what it found is there for the same prompt, too, and its last token
+ * need not have a step of its own.
+ * @param awaited whether others wait for what it puts into the cache.
  */
-export function snapshotPoints(promptTokens: number, { tokens, common }: PrefixMatch): number[] {
+export function snapshotPoints(
+  promptTokens: number,
+  { tokens, common }: PrefixMatch,
+  awaited: boolean,
+): number[] {
   const last = promptTokens - 1;
   const points: number[] = [];
   for (let point = GRID_TOKENS; point < last; point += GRID_TOKENS) points.push(point);
   if (common - tokens >= LEAST_SAVED && common < last) points.push(common);
-  if (last > 0) points.push(last);
+  if (last > 0 && (tokens === 0 || awaited || last - tokens >= LEAST_SAVED)) points.push(last);
   return points.sort((a, b) => a - b);
 }

@@ -1,20 +1,29 @@
 import { SAMPLED_TOKEN } from "../binding";
 import type { ChunkMaker, GenerationChunk } from "../generation";
-import type { StepResult } from "../requests";
+import type { StepResult, TokenScore } from "../requests";
 import type { SpanWork } from "../runner";
 import type { NativeSampling } from "../sampling";
 import type { Sequence } from "../sequence";
 import type { ChunkQueue } from "./chunk_queue";
-import { RequestMeter, type RequestMetrics } from "./metrics";
+import { type EndReason, type EngineObserver, RequestMeter, type RequestMetrics } from "./metrics";
 import { type PrefixCache, type PrefixMatch, snapshotPoints } from "./prefix_cache";
+import { PromptScores, type PromptToken } from "./prompt_scores";
 import type { Schedulable } from "./scheduler";
 
 /** One generated token of an engine's request. */
 export interface EngineChunk extends GenerationChunk {
   /** Which of the `n` texts it belongs to, from 0. */
   readonly index: number;
+  /** The tokens of the prompt, on the first chunk of the first text, when `promptLogprobs` asks for them. */
+  readonly promptLogprobs?: readonly PromptToken[];
   /** How it went, on the last chunk of a text. */
   readonly metrics?: RequestMetrics;
+}
+
+/** What a step gives a request. */
+export interface EngineStepResult extends StepResult {
+  /** Of the targets that its span had. */
+  readonly scores: readonly TokenScore[];
 }
 
 /** What a request is made of. */
@@ -22,6 +31,10 @@ export interface RequestOptions {
   readonly index: number;
   readonly prompt: Int32Array;
   readonly sampling: NativeSampling;
+  /** As in the options of `engine.generate`. */
+  readonly promptLogprobs: number | undefined;
+  /** Whether others wait for what it puts of the prompt into the cache. */
+  readonly awaited: boolean;
   readonly maxTokens: number;
   readonly maxContextTokens: number;
   readonly chunks: ChunkMaker;
@@ -32,6 +45,7 @@ export interface RequestOptions {
   readonly deadline: number;
   /** What is known of prompts; undefined: nothing is kept. */
   readonly cache: PrefixCache | undefined;
+  readonly observer: EngineObserver | undefined;
 }
 
 /** The model's side of a request. */
@@ -53,7 +67,9 @@ export class EngineRequest implements Schedulable {
   readonly #host: RequestHost;
   readonly #index: number;
   readonly #prompt: Int32Array;
+  readonly #awaited: boolean;
   readonly #sampling: NativeSampling;
+  readonly #scores: PromptScores | undefined;
   readonly #maker: ChunkMaker;
   readonly #mostSteps: number;
   readonly #meter: RequestMeter;
@@ -63,22 +79,25 @@ export class EngineRequest implements Schedulable {
   /** Tokens that steps under way draw. */
   #draws = 0;
   #ended = false;
+  #endReason: EndReason = "abort";
   #match: PrefixMatch | undefined;
   #snapshotPoints: readonly number[] = [];
   #sequence: Sequence | undefined;
 
   constructor(host: RequestHost, options: RequestOptions) {
-    const { prompt, maxTokens, maxContextTokens } = options;
+    const { prompt, promptLogprobs, maxTokens, maxContextTokens } = options;
     this.rank = options.rank;
     this.deadline = options.deadline;
     this.output = options.output;
     this.#host = host;
     this.#index = options.index;
     this.#prompt = prompt;
+    this.#awaited = options.awaited;
     this.#sampling = options.sampling;
+    if (promptLogprobs !== undefined) this.#scores = new PromptScores(prompt, promptLogprobs);
     this.#maker = options.chunks;
     this.#mostSteps = maxContextTokens - prompt.length;
-    this.#meter = new RequestMeter(options.arrival);
+    this.#meter = new RequestMeter(options.arrival, prompt.length, options.observer);
     this.#cache = options.cache;
     // The last token is drawn, but nothing is drawn from it.
     this.mostCachedTokens = Math.min(prompt.length + maxTokens - 1, maxContextTokens);
@@ -91,7 +110,7 @@ export class EngineRequest implements Schedulable {
   }
 
   get constrained(): boolean {
-    return this.#maker.tokenMask !== undefined;
+    return this.#maker.constrained;
   }
 
   /** Whether `end` was called. */
@@ -140,6 +159,7 @@ export class EngineRequest implements Schedulable {
   /** Has ended: what it holds in the cache is left to others that begin like it. */
   end(): void {
     this.#ended = true;
+    this.#meter.end(this.#endReason);
     const sequence = this.#sequence;
     this.#sequence = undefined;
     if (sequence === undefined) return;
@@ -154,14 +174,16 @@ export class EngineRequest implements Schedulable {
     const begin = this.cachedTokens;
     const end = begin + tokens;
     const draws = end === this.knownTokens;
+    const tokenMask = this.#maker.tokenMask(this.#generated.length + this.#draws) ?? null;
     if (draws) this.#draws += 1;
     return {
       sequence: this.#sequence!,
       tokens: end > this.#arrivedTokens ? Int32Array.of(SAMPLED_TOKEN) : this.#known(begin, end),
       generated: begin >= this.#prompt.length,
       logits: "none",
-      sampling: draws ? { ...this.#sampling, tokenMask: this.#maker.tokenMask ?? null } : null,
-      targets: null,
+      sampling: draws ? { ...this.#sampling, tokenMask } : null,
+      targets: this.#scores?.targets(begin, end) ?? null,
+      targetTops: this.#scores?.tops ?? 0,
     };
   }
 
@@ -174,17 +196,21 @@ export class EngineRequest implements Schedulable {
   }
 
   /** Takes what a step brought. Returns whether that was the last token. */
-  accept(result: StepResult): boolean {
+  accept(result: EngineStepResult): boolean {
+    this.#scores?.add(result.scores);
     if (result.token === undefined) return false;
     this.#draws -= 1;
     this.#meter.token();
     this.#generated.push(result.token);
     const chunk = this.#maker.next(result, this.#mostSteps);
     const ended = chunk.finishReason !== undefined;
+    if (ended) this.#endReason = chunk.finishReason;
+    const promptLogprobs = this.#generated.length === 1 ? this.#scores?.read() : undefined;
     this.output.push({
       ...chunk,
       index: this.#index,
-      ...(ended && { metrics: this.#meter.read(this.#prompt.length) }),
+      ...(promptLogprobs !== undefined && { promptLogprobs }),
+      ...(ended && { metrics: this.#meter.read() }),
     });
     return ended;
   }
@@ -197,10 +223,12 @@ export class EngineRequest implements Schedulable {
   #lookUp(): PrefixMatch | undefined {
     const match = this.#cache?.match(this.#prompt, this.#match);
     if (match !== undefined && match !== this.#match) {
-      this.#match = match;
-      this.#snapshotPoints = snapshotPoints(this.#prompt.length, match);
+      // Log-probabilities of the prompt come of computing it.
+      const computes = this.#scores?.complete === false;
+      this.#match = computes ? { ...match, tokens: 0, snapshot: undefined } : match;
+      this.#snapshotPoints = snapshotPoints(this.#prompt.length, this.#match, this.#awaited);
     }
-    return match;
+    return this.#match;
   }
 
   /** Tokens of its text. */

@@ -14,6 +14,16 @@ export interface LocalState {
   readonly ends: boolean;
   /** By class of bytes, where known; null: none. */
   readonly next: (LocalState | null | undefined)[];
+  /** Where known. */
+  loop?: Loop;
+}
+
+/** Bytes that change nothing, as 256 bits each. */
+interface Loop {
+  /** They lead a local state to itself, such as letters inside of a string. */
+  readonly same: Int32Array;
+  /** Each is all of the part, which then begins again, as far as it may. */
+  readonly whole: Int32Array;
 }
 
 /** Where to go on when a part ends: the stack. Equal frames are the same object. */
@@ -36,17 +46,6 @@ export interface Configuration {
   readonly accepts: boolean;
   /** By class of bytes, where known; null: they cannot follow. */
   next: (Configuration | null | undefined)[];
-  /** What changes nothing but counters, where known. */
-  loop?: Loop;
-}
-
-/**
- * Bytes, as 256 bits, that lead a text back to where it is, such as letters inside of a string: up to
- * `most` of them can follow, and nothing that goes on ends in between.
- */
-export interface Loop {
-  readonly bytes: Int32Array;
-  readonly most: number;
 }
 
 /** More places than any sensible pattern allows at once. */
@@ -58,6 +57,8 @@ const MOST_CONFIGURATIONS = 8192;
 /** Follows texts through a nondeterministic automaton, byte by byte, and remembers what it has seen. */
 export class Automaton {
   readonly #locals = new Map<string, LocalState>();
+  /** Those of single states. */
+  readonly #localsOf = new Map<NfaState, LocalState>();
   readonly #configurations = new Map<string, Configuration>();
   readonly #bottom: Frame;
   readonly #start: LocalState;
@@ -93,24 +94,47 @@ export class Automaton {
     const byteClass = this.#classOf[byte]!;
     let next = configuration.next[byteClass];
     if (next === undefined) {
-      const found = new Groups(this);
+      let found: Groups | undefined;
       for (const { local, frame } of configuration.groups) {
         const target = this.#localNext(local, byte);
-        if (target !== null) found.enter(target, frame);
+        if (target !== null) (found ??= new Groups(this)).enter(target, frame);
       }
-      next = found.isEmpty ? null : this.configuration(found);
+      next = found === undefined || found.isEmpty ? null : this.configuration(found);
       configuration.next[byteClass] = next;
     }
     return next;
   }
 
-  /** The bytes that change nothing, or nothing but how often a part may still be gone through. */
-  loopOf(configuration: Configuration): Loop {
-    configuration.loop ??= this.#countedLoop(configuration) ?? {
-      bytes: this.#bytesThat((byte) => this.advance(configuration, byte) === configuration),
-      most: configuration.accepts ? 0 : Infinity,
-    };
-    return configuration.loop;
+  /** The bytes that can follow, as 256 bits. */
+  bytesAfter(configuration: Configuration): Int32Array {
+    const bits = new Int32Array(8);
+    for (const { local } of configuration.groups)
+      for (const { bytes } of local.edges)
+        for (let byte = bytes[0]; byte <= bytes[1]; byte++) bits[byte >> 5]! |= 1 << (byte & 31);
+    return bits;
+  }
+
+  /**
+   * Whether any `length` bytes can follow that are all in a set, which has `byte`: 256 bits of `sets`, from
+   * `begin` on. Of those that can, the ones are found that lead round and round.
+   */
+  isLoop(
+    { groups }: Configuration,
+    sets: Int32Array,
+    begin: number,
+    byte: number,
+    length: number,
+  ): boolean {
+    return groups.some(({ local, frame }) => {
+      const next = this.#localNext(local, byte);
+      if (next === local && contains(this.#loopOf(local).same, sets, begin)) return true;
+      return (
+        next?.ends === true &&
+        frame.max >= length &&
+        local === this.localOf(frame.repeat!.body) &&
+        contains(this.#loopOf(local).whole, sets, begin)
+      );
+    });
   }
 
   /** Where a text is when the part that `frame` is about has just ended. */
@@ -151,30 +175,17 @@ export class Automaton {
 
   /** The local state at the beginning of a part. */
   localOf(state: NfaState): LocalState {
-    return this.#local([state]);
+    let local = this.#localsOf.get(state);
+    if (local === undefined) this.#localsOf.set(state, (local = this.#local([state])));
+    return local;
   }
 
-  /** At the beginning of a counted part, perhaps already free to leave it, and nowhere else. */
-  #countedLoop({ groups, accepts }: Configuration): Loop | undefined {
-    const counted = groups.find(({ frame }) => frame.repeat !== undefined && frame.repeat.max > 1);
-    if (counted === undefined || accepts) return undefined;
-    const { local, frame } = counted;
-    const after = this.localOf(frame.repeat!.after);
-    const isExpected =
-      local === this.localOf(frame.repeat!.body) &&
-      !after.ends &&
-      after.repeats.length === 0 &&
-      groups.every(
-        (group) => group === counted || (group.local === after && group.frame === frame.parent),
-      );
-    if (!isExpected) return undefined;
-    // A byte that is all of the part, once.
-    const bytes = this.#bytesThat((byte) => {
-      const next = this.#localNext(local, byte);
-      const isWhole = next?.ends && next.edges.length === 0 && next.repeats.length === 0;
-      return isWhole === true && this.#localNext(after, byte) === null;
-    });
-    return { bytes, most: frame.max };
+  #loopOf(local: LocalState): Loop {
+    local.loop ??= {
+      same: this.#bytesThat((byte) => this.#localNext(local, byte) === local),
+      whole: this.#bytesThat((byte) => this.#localNext(local, byte)?.ends === true),
+    };
+    return local.loop;
   }
 
   #bytesThat(holds: (byte: number) => boolean): Int32Array {
@@ -199,10 +210,11 @@ export class Automaton {
     const byteClass = this.#classOf[byte]!;
     let next = local.next[byteClass];
     if (next === undefined) {
-      const targets = local.edges
-        .filter(({ bytes: [low, high] }) => low <= byte && byte <= high)
-        .map(({ target }) => target);
-      next = targets.length === 0 ? null : this.#local(targets);
+      const targets: NfaState[] = [];
+      for (const { bytes, target } of local.edges)
+        if (bytes[0] <= byte && byte <= bytes[1]) targets.push(target);
+      if (targets.length > 1) next = this.#local(targets);
+      else next = targets.length === 0 ? null : this.localOf(targets[0]!);
       local.next[byteClass] = next;
     }
     return next;
@@ -238,7 +250,8 @@ class Groups {
   readonly groups: { readonly local: LocalState; readonly frame: Frame }[] = [];
   accepts = false;
   readonly #automaton: Automaton;
-  readonly #entered = new Map<LocalState, Set<Frame>>();
+  /** Pairs of a local state and a frame. */
+  readonly #entered = new Set<number>();
 
   constructor(automaton: Automaton) {
     this.#automaton = automaton;
@@ -249,10 +262,9 @@ class Groups {
   }
 
   enter(local: LocalState, frame: Frame): void {
-    let frames = this.#entered.get(local);
-    if (frames === undefined) this.#entered.set(local, (frames = new Set()));
-    if (frames.has(frame)) return;
-    frames.add(frame);
+    const pair = local.id * 2 ** 32 + frame.id;
+    if (this.#entered.has(pair)) return;
+    this.#entered.add(pair);
     if (local.edges.length > 0) {
       if (this.groups.length >= MOST_GROUPS) {
         throw new HymbaError(
@@ -298,4 +310,10 @@ function byteClasses(start: NfaState): Uint8Array {
   const classes = new Uint8Array(256);
   for (let byte = 1; byte < 256; byte++) classes[byte] = classes[byte - 1]! + begins[byte]!;
   return classes;
+}
+
+/** Whether the second of two sets of 256 bits is part of the first. */
+function contains(set: Int32Array, sets: Int32Array, begin: number): boolean {
+  for (let i = 0; i < 8; i++) if ((sets[begin + i]! & ~set[i]!) !== 0) return false;
+  return true;
 }

@@ -10,6 +10,17 @@ interface CompiledFormat {
   readonly masks: TokenMasks;
 }
 
+/** What ends a text that has a format. */
+interface ConstraintEnding {
+  /** They can be drawn where the text may end, and nowhere else. */
+  readonly stopTokens: ReadonlySet<number>;
+  /** Nor among so many tokens, the first ones, where others can be drawn. */
+  readonly minTokens: number;
+}
+
+/** Without tokens that end it, a text ends where nothing can follow. */
+const ANYWHERE: ConstraintEnding = { stopTokens: new Set(), minTokens: 0 };
+
 /** Formats that are kept compiled, with the masks that they have led to. */
 const MOST_FORMATS = 32;
 
@@ -34,11 +45,10 @@ export class ConstraintVocabulary {
 
   /**
    * What makes a constraint for each of any number of texts. Formats are compiled once.
-   * @param endTokens tokens that end a text; they can be drawn where it may end, and nowhere else.
    * @throws HymbaError ERR_INVALID_ARGUMENT when the format cannot be enforced; so does what is
    * returned when the vocabulary has no token to begin with.
    */
-  compile(format: ResponseFormat, endTokens: Iterable<number>): () => Constraint {
+  compile(format: ResponseFormat, ending: ConstraintEnding = ANYWHERE): () => Constraint {
     const key = JSON.stringify(format);
     let compiled = this.#formats.get(key);
     if (compiled === undefined) {
@@ -51,8 +61,7 @@ export class ConstraintVocabulary {
     this.#formats.delete(key);
     this.#formats.set(key, compiled);
     const ready = compiled;
-    const ends = [...endTokens];
-    return () => new Constraint(ready, this.bytes, ends);
+    return () => new Constraint(ready, this.bytes, ending);
   }
 }
 
@@ -60,8 +69,11 @@ export class ConstraintVocabulary {
 export class Constraint {
   readonly #format: CompiledFormat;
   readonly #bytes: readonly (Uint8Array | undefined)[];
-  readonly #endTokens: readonly number[];
+  readonly #ending: ConstraintEnding;
+  /** The mask, where it is not one that other texts have, too. */
+  readonly #ownMask: Uint32Array;
   #configuration: Configuration;
+  #accepted = 0;
   #mask: Uint32Array;
 
   /**
@@ -71,11 +83,12 @@ export class Constraint {
   constructor(
     format: CompiledFormat,
     bytes: readonly (Uint8Array | undefined)[],
-    endTokens: readonly number[],
+    ending: ConstraintEnding,
   ) {
     this.#format = format;
     this.#bytes = bytes;
-    this.#endTokens = endTokens;
+    this.#ending = ending;
+    this.#ownMask = new Uint32Array(format.masks.words);
     this.#configuration = format.automaton.start;
     this.#mask = this.#makeMask();
   }
@@ -90,7 +103,10 @@ export class Constraint {
     return this.mayEnd && this.#configuration.groups.length === 0;
   }
 
-  /** The tokens that can be drawn next, a bit for each: `id % 32` of word `id >> 5`. */
+  /**
+   * The tokens that can be drawn next, a bit for each: `id % 32` of word `id >> 5`. Not to be changed, and
+   * of no use after the next `accept`.
+   */
   get mask(): Uint32Array {
     return this.#mask;
   }
@@ -108,17 +124,22 @@ export class Constraint {
       throw new HymbaError("ERR_INTERNAL", `token ${token} was drawn against its mask`);
     }
     this.#configuration = next;
+    this.#accepted += 1;
     if (!this.isComplete) this.#mask = this.#makeMask();
   }
 
   #makeMask(): Uint32Array {
-    const mask = this.#format.masks.maskOf(this.#configuration).slice();
-    for (const token of this.#endTokens) {
-      const bit = 1 << (token & 31);
-      if (this.mayEnd) mask[token >> 5]! |= bit;
-      else mask[token >> 5]! &= ~bit;
+    const { stopTokens, minTokens } = this.#ending;
+    const shared = this.#format.masks.maskOf(this.#configuration);
+    if (!this.mayEnd && !hasAny(shared, stopTokens) && !isEmpty(shared)) return shared;
+    const mask = this.#ownMask;
+    mask.set(shared);
+    for (const token of stopTokens) mask[token >> 5]! &= ~(1 << (token & 31));
+    const mustEnd = isEmpty(mask);
+    if (this.mayEnd && (mustEnd || this.#accepted >= minTokens)) {
+      for (const token of stopTokens) mask[token >> 5]! |= 1 << (token & 31);
     }
-    if (mask.every((word) => word === 0)) {
+    if (mustEnd && !(this.mayEnd && stopTokens.size > 0)) {
       throw new HymbaError(
         "ERR_INVALID_ARGUMENT",
         "no token of the model's vocabulary can go on with what options.responseFormat asks for",
@@ -126,4 +147,14 @@ export class Constraint {
     }
     return mask;
   }
+}
+
+function hasAny(mask: Uint32Array, tokens: Iterable<number>): boolean {
+  for (const token of tokens) if ((mask[token >> 5]! & (1 << (token & 31))) !== 0) return true;
+  return false;
+}
+
+function isEmpty(mask: Uint32Array): boolean {
+  for (const word of mask) if (word !== 0) return false;
+  return true;
 }

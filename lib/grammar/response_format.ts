@@ -36,7 +36,7 @@ export function checkFormat(name: string, format: unknown): ResponseFormat {
  * @throws HymbaError ERR_INVALID_ARGUMENT when it cannot be enforced, or when no text has it.
  */
 export function compileFormat(format: ResponseFormat): Automaton {
-  const start = buildNfa(expressionOf(format));
+  const start = buildStart(format);
   if (start === null) {
     throw new HymbaError(
       "ERR_INVALID_ARGUMENT",
@@ -44,6 +44,18 @@ export function compileFormat(format: ResponseFormat): Automaton {
     );
   }
   return new Automaton(start);
+}
+
+function buildStart(format: ResponseFormat): ReturnType<typeof buildNfa> {
+  try {
+    return buildNfa(expressionOf(format));
+  } catch (error) {
+    if (!(error instanceof RangeError)) throw error;
+    // Both steps are recursive, and the stack ends some hundred levels deep.
+    throw new HymbaError("ERR_INVALID_ARGUMENT", `the ${format.type} is nested too deeply`, {
+      cause: error,
+    });
+  }
 }
 
 function expressionOf(format: ResponseFormat): Expression {

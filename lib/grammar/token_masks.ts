@@ -30,9 +30,10 @@ const MOST_MASKS = 4096;
  * stack that there is.
  */
 export class TokenMasks {
+  /** Of a mask. */
+  readonly words: number;
   readonly #automaton: Automaton;
   readonly #trie: TokenTrie;
-  readonly #words: number;
   readonly #unknown: Frame;
   readonly #masks = new Map<Configuration, Uint32Array>();
   readonly #localMasks = new Map<string, LocalMask>();
@@ -41,7 +42,7 @@ export class TokenMasks {
   constructor(automaton: Automaton, trie: TokenTrie, vocabSize: number) {
     this.#automaton = automaton;
     this.#trie = trie;
-    this.#words = Math.ceil(vocabSize / 32);
+    this.words = Math.ceil(vocabSize / 32);
     this.#unknown = automaton.newStack();
   }
 
@@ -57,16 +58,24 @@ export class TokenMasks {
   }
 
   #makeMask({ groups }: Configuration): Uint32Array {
-    const mask = new Uint32Array(this.#words);
+    const { bytesAfter } = this.#trie;
+    const parts: Uint32Array[] = [];
+    let own: Uint32Array | undefined;
     for (const { local, frame } of groups) {
       const relative = this.#relative(frame);
       const inside = this.#localMask(local, relative.frame);
-      for (let i = 0; i < mask.length; i++) mask[i]! |= inside.mask[i]!;
+      parts.push(inside.mask);
       if (relative.rest === undefined || inside.exits.length === 0) continue;
       const outside = this.#automaton.leaving(relative.rest);
-      for (const node of inside.exits) this.#walk(node, outside, mask);
+      const bytes = this.#automaton.bytesAfter(outside);
+      for (const node of inside.exits)
+        if (overlap(bytesAfter, 8 * node, bytes))
+          this.#walk(node, outside, (own ??= new Uint32Array(this.words)));
     }
-    return mask;
+    if (own === undefined && parts.length === 1) return parts[0]!;
+    own ??= new Uint32Array(this.words);
+    for (const part of parts) for (let i = 0; i < own.length; i++) own[i]! |= part[i]!;
+    return own;
   }
 
   #localMask(local: LocalState, frame: Frame): LocalMask {
@@ -74,7 +83,7 @@ export class TokenMasks {
     let result = this.#localMasks.get(key);
     if (result === undefined) {
       if (this.#localMasks.size >= MOST_MASKS) this.#localMasks.clear();
-      const mask = new Uint32Array(this.#words);
+      const mask = new Uint32Array(this.words);
       const exits: number[] = [];
       const start = this.#automaton.configuration({ groups: [{ local, frame }], accepts: false });
       this.#walk(0, start, mask, exits);
@@ -97,24 +106,24 @@ export class TokenMasks {
         continue;
       }
       path[depth + 1] = next;
-      const after = this.#isLoop(i, next) ? ends[i]! : i + 1;
+      const isLoop = this.#isLoop(i, next);
+      const after = isLoop ? ends[i]! : i + 1;
       for (let t = tokenBegins[i]!; t < tokenBegins[after]!; t++) {
         const token = tokens[t]!;
         mask[token >> 5]! |= 1 << (token & 31);
       }
-      if (next.accepts) exits?.push(i);
+      // What is below a loop can follow, however it is understood.
+      if (next.accepts && !isLoop && ends[i]! > i + 1) exits?.push(i);
       i = after;
     }
   }
 
   /** Whether all that is below a node leads round and round, and so can follow. */
   #isLoop(node: number, configuration: Configuration): boolean {
-    const { bytesBelow, ends, heights } = this.#trie;
+    const { bytes, bytesBelow, ends, heights } = this.#trie;
     if (ends[node]! - node < FEW_NODES) return false;
-    const { bytes, most } = this.#automaton.loopOf(configuration);
-    if (heights[node]! > most) return false;
-    for (let i = 0; i < 8; i++) if ((bytesBelow[8 * node + i]! & ~bytes[i]!) !== 0) return false;
-    return true;
+    const first = bytes[node + 1]!;
+    return this.#automaton.isLoop(configuration, bytesBelow, 8 * node, first, heights[node]!);
   }
 
   /** Splits a stack: parts that are counted belong together with the one they stand in. */
@@ -145,4 +154,10 @@ export class TokenMasks {
     const { accepts } = configuration;
     return changed ? this.#automaton.configuration({ groups, accepts }) : configuration;
   }
+}
+
+/** Whether two sets of bytes, of 256 bits each, have any in common. */
+function overlap(sets: Int32Array, begin: number, other: Int32Array): boolean {
+  for (let i = 0; i < 8; i++) if ((sets[begin + i]! & other[i]!) !== 0) return true;
+  return false;
 }

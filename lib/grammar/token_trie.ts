@@ -16,6 +16,8 @@ export class TokenTrie {
   readonly tokens: Int32Array;
   /** [nodes · 8] the bytes that lead to the nodes below, as 256 bits. */
   readonly bytesBelow: Int32Array;
+  /** [nodes · 8] those that lead to the nodes directly below. */
+  readonly bytesAfter: Int32Array;
   /** [nodes] most bytes from the node to one below. */
   readonly heights: Uint16Array;
   /** Bytes of the longest token. */
@@ -58,6 +60,7 @@ export class TokenTrie {
     this.ends = ends.slice(0, numNodes);
     this.tokenBegins = tokenBegins.slice(0, numNodes + 1);
     this.bytesBelow = new Int32Array(8 * numNodes);
+    this.bytesAfter = new Int32Array(8 * numNodes);
     this.heights = new Uint16Array(numNodes);
     this.#lookBelow();
     this.tokens = Int32Array.from(sorted, ({ id }) => id);
@@ -76,6 +79,8 @@ export class TokenTrie {
       const byte = this.bytes[node]!;
       const parent = parents[node]!;
       this.heights[parent] = Math.max(this.heights[parent]!, this.heights[node]! + 1);
+      this.bytesAfter[8 * parent + (byte >> 5)]! |= 1 << (byte & 31);
+      // The node below has been looked at: all that is below it is known.
       for (let i = 0; i < 8; i++)
         this.bytesBelow[8 * parent + i]! |= this.bytesBelow[8 * node + i]!;
       this.bytesBelow[8 * parent + (byte >> 5)]! |= 1 << (byte & 31);

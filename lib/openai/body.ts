@@ -12,20 +12,45 @@ export const isArrayOf = (holds: (value: unknown) => boolean, value: unknown): b
 
 // Types only: in which range a number must be is what the library checks.
 
-export const text = field<string>(isString, "a string");
+export const text = field<string>(isString, "a string", { type: "string" });
 export const optionalText = optional(text);
-export const optionalNumber = optional(field<number>((v) => typeof v === "number", "a number"));
-export const optionalInteger = optional(field<number>(isInteger, "an integer"));
+export const optionalNumber = optional(
+  field<number>((value) => typeof value === "number", "a number", { type: "number" }),
+);
+export const optionalInteger = optional(
+  field<number>(isInteger, "an integer", { type: "integer" }),
+);
 export const optionalBoolean = optional(
-  field<boolean>((value) => typeof value === "boolean", "true or false"),
+  field<boolean>((value) => typeof value === "boolean", "true or false", { type: "boolean" }),
 );
-export const optionalTokens = optional(
-  field<readonly number[]>((value) => isArrayOf(isInteger, value), "an array of token ids"),
+
+const TOKENS = { type: "array", items: { type: "integer" } };
+
+export const tokens = field<readonly number[]>(
+  (value) => isArrayOf(isInteger, value),
+  "an array of token ids",
+  TOKENS,
 );
-export const textOrTokens = field<string | readonly number[]>(
-  (value) => isString(value) || isArrayOf(isInteger, value),
-  "a string or an array of token ids",
-);
+export const optionalTokens = optional(tokens);
+
+/** A text, or token ids. */
+export type Prompt = string | readonly number[];
+
+const isPrompt = (value: unknown): value is Prompt =>
+  isString(value) || isArrayOf(isInteger, value);
+
+/** One prompt or several: always a list. */
+export const prompts = field<Prompt | readonly Prompt[]>(
+  (value) => isPrompt(value) || isArrayOf(isPrompt, value),
+  "a string, an array of token ids, or an array of such",
+  {
+    anyOf: [
+      { type: "string" },
+      TOKENS,
+      { type: "array", items: { anyOf: [{ type: "string" }, TOKENS] } },
+    ],
+  },
+).transform((given): readonly Prompt[] => (isPrompt(given) ? [given] : given));
 
 /**
  * The body of a request in the form that the schema asks for.

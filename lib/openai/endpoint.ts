@@ -1,28 +1,35 @@
-import { randomUUID } from "node:crypto";
-import type { Engine, EngineGenerateOptions } from "../engine/engine";
+import type { EngineGenerateOptions } from "../engine/engine";
+import type { EngineChunk } from "../engine/request";
 import type { HymbaModel } from "../model";
 import { chatCompletions } from "./chat_completions";
 import { completions } from "./completions";
-import { collectTexts, type GeneratedText, type Usage, usageOf } from "./texts";
-
-/** A model and what generates its texts. */
-export interface Served {
-  readonly model: HymbaModel;
-  readonly engine: Engine;
-  /** What answers call the model when the request does not name it. */
-  readonly name: string;
-}
+import type { StreamOptions } from "./generation_fields";
+import type { GeneratedText } from "./texts";
 
 /** A request, understood. */
 export interface ApiRequest {
-  readonly options: EngineGenerateOptions;
+  /** At least one. */
+  readonly prompts: readonly EngineGenerateOptions["prompt"][];
+  /** What all prompts are continued with. */
+  readonly options: Omit<EngineGenerateOptions, "prompt">;
+  /** Whether nothing but the prompts is asked for. */
+  readonly promptsOnly?: boolean;
   /** As the request names it. */
   readonly model: string | undefined;
+  /** Undefined: the answer comes whole. */
+  readonly stream: StreamOptions | undefined;
   /** Of the answer's id. */
   readonly idPrefix: string;
   readonly object: string;
-  /** A choice of the answer. */
+  /** The object of a part of a streamed answer. */
+  readonly partObject: string;
+  /** A choice of the answer. There are those of the first prompt, then those of the next, and so on. */
   choice(text: GeneratedText, index: number): object;
+  /**
+   * What makes choices of the chunks of a streamed answer, as they come; it gives undefined for one
+   * that a client has nothing from.
+   */
+  newParts(): (chunk: EngineChunk) => object | undefined;
 }
 
 /**
@@ -36,40 +43,3 @@ export const ENDPOINTS: ReadonlyMap<string, Endpoint> = new Map<string, Endpoint
   ["/v1/completions", completions],
   ["/v1/chat/completions", chatCompletions],
 ]);
-
-/** An answer, whole. */
-export interface ApiResponse {
-  readonly id: string;
-  readonly object: string;
-  /** Seconds since 1970. */
-  readonly created: number;
-  readonly model: string;
-  readonly choices: readonly object[];
-  readonly usage: Usage;
-}
-
-/**
- * Answers a request.
- * @throws what {@link requestError} calls the request's own fault, or what ended the engine.
- */
-export async function answer(
-  { model, engine, name }: Served,
-  endpoint: Endpoint,
-  body: unknown,
-  signal: AbortSignal,
-): Promise<ApiResponse> {
-  const created = Math.floor(Date.now() / 1000);
-  const request = await endpoint(model, body);
-  const chunks = engine.generate({ ...request.options, signal });
-  const texts = await collectTexts(chunks, {
-    keepTokens: request.options.topLogprobs !== undefined,
-  });
-  return {
-    id: `${request.idPrefix}-${randomUUID()}`,
-    object: request.object,
-    created,
-    model: request.model ?? name,
-    choices: texts.map((text, index) => request.choice(text, index)),
-    usage: usageOf(texts),
-  };
-}

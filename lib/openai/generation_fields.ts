@@ -1,6 +1,7 @@
-import type { z } from "zod";
+import { z } from "zod";
 import { field, optional } from "../checkpoint/fields";
 import type { EngineGenerateOptions } from "../engine/engine";
+import { ApiError } from "./api_error";
 import {
   isArrayOf,
   optionalBoolean,
@@ -10,6 +11,9 @@ import {
   optionalTokens,
 } from "./body";
 import { responseFormat } from "./response_format";
+
+/** All of them are looked for after every token. */
+const MAX_STOPS = 64;
 
 const isStop = (value: unknown): boolean => typeof value === "string" && value !== "";
 
@@ -22,7 +26,10 @@ export const generationFields = {
   model: optionalText,
   /** Who asks; not used. */
   user: optionalText,
-  stream: optional(field<false>((value) => value === false, "false, as answers come whole")),
+  stream: optionalBoolean,
+  stream_options: optional(
+    z.strictObject({ include_usage: optionalBoolean }, { error: "expected an object" }),
+  ),
   n: optionalInteger,
   max_tokens: optionalInteger,
   temperature: optionalNumber,
@@ -30,14 +37,17 @@ export const generationFields = {
   seed: optionalInteger,
   stop: optional(
     field<string | readonly string[]>(
-      (value) => isStop(value) || isArrayOf(isStop, value),
-      "a text or an array of texts that are not empty",
+      (value) =>
+        isStop(value) || (isArrayOf(isStop, value) && (value as unknown[]).length <= MAX_STOPS),
+      `a text or an array of up to ${MAX_STOPS} texts that are not empty`,
+      { anyOf: [{ type: "string" }, { type: "array", items: { type: "string" } }] },
     ),
   ),
   logit_bias: optional(
     field<Readonly<Record<string, number>>>(
       (value) => typeof value === "object" && !Array.isArray(value),
       "an object of token ids and numbers",
+      { type: "object", additionalProperties: { type: "number" } },
     ),
   ),
   presence_penalty: optionalNumber,
@@ -48,6 +58,9 @@ export const generationFields = {
   repetition_penalty: optionalNumber,
   stop_token_ids: optionalTokens,
   ignore_eos: optionalBoolean,
+  min_tokens: optionalInteger,
+  include_stop_str_in_output: optionalBoolean,
+  skip_special_tokens: optionalBoolean,
 };
 
 type Fields = {
@@ -74,8 +87,26 @@ export function generationOptions(body: Fields): Omit<EngineGenerateOptions, "pr
     stop: typeof stop === "string" ? [stop] : stop,
     stopTokenIds: body.stop_token_ids,
     ignoreEos: body.ignore_eos,
+    minTokens: body.min_tokens,
+    includeStop: body.include_stop_str_in_output,
+    skipSpecialTokens: body.skip_special_tokens,
     responseFormat: body.response_format,
   });
+}
+
+/** How the answer comes in parts. */
+export interface StreamOptions {
+  /** Whether what the request took follows the last part. */
+  readonly includeUsage: boolean;
+}
+
+/** How the answer comes; undefined: whole. */
+export function streamOptions(body: Fields): StreamOptions | undefined {
+  const { stream = false, stream_options: options } = body;
+  if (!stream && options !== undefined) {
+    throw new ApiError("stream_options needs stream: true", "stream_options");
+  }
+  return stream ? { includeUsage: options?.include_usage ?? false } : undefined;
 }
 
 /** The object without what is undefined. */

@@ -1,13 +1,15 @@
 import type { HymbaModel } from "../model";
 import type { TokenLogprob } from "../requests";
+import type { PromptToken } from "../engine/prompt_scores";
 import type { DrawnToken } from "./texts";
 
 /** `logprobs` of a choice of /v1/completions. Each list has an entry for every token. */
 export interface CompletionLogprobs {
   readonly tokens: readonly string[];
-  readonly token_logprobs: readonly number[];
-  /** The most probable tokens and the one that was drawn. */
-  readonly top_logprobs: readonly Readonly<Record<string, number>>[];
+  /** null for the first one of a prompt. */
+  readonly token_logprobs: readonly (number | null)[];
+  /** The most probable tokens and the one that is there; of several with one text the most probable. */
+  readonly top_logprobs: readonly (Readonly<Record<string, number>> | null)[];
   /** Where each token begins, in Unicode characters of the text. */
   readonly text_offset: readonly number[];
 }
@@ -25,29 +27,86 @@ export interface ChatLogprobs {
   readonly refusal: null;
 }
 
-/** In the shape of /v1/completions. */
+/** What vLLM says of a token that stands in a prompt, or might have. */
+interface PromptCandidate {
+  readonly logprob: number;
+  /** 1: the most probable one. null: it is not among those that were asked for. */
+  readonly rank: number | null;
+  readonly decoded_token: string;
+}
+
+/**
+ * `prompt_logprobs` in vLLM's shape: for each token of a prompt it and the `count` most probable ones, by
+ * their ids; null for the first one.
+ */
+export function promptLogprobs(
+  model: HymbaModel,
+  tokens: readonly PromptToken[],
+  count: number,
+): (Record<string, PromptCandidate> | null)[] {
+  return tokens.map(({ token, logprob, topLogprobs = [] }) => {
+    if (logprob === undefined) return null;
+    const candidate = (each: TokenLogprob, rank: number | null) => ({
+      logprob: finite(each.logprob),
+      rank,
+      decoded_token: tokenText(model, each.token),
+    });
+    return {
+      [token]: candidate({ token, logprob }, null),
+      ...Object.fromEntries(
+        topLogprobs.slice(0, count).map((top, i) => [top.token, candidate(top, i + 1)]),
+      ),
+    };
+  });
+}
+
+/**
+ * Where the first token of a prompt begins, counted back from where the generated text does: a space
+ * that a tokenizer puts before a text is in the first token of a prompt, but not in its text.
+ * @param text of the prompt, which the generated one is appended to.
+ */
+export function promptOffset(
+  model: HymbaModel,
+  text: string,
+  tokens: readonly PromptToken[],
+): number {
+  return [...text].length - countCharacters(model, tokens);
+}
+
+/**
+ * In the shape of /v1/completions: each token beside the `count` most probable ones.
+ * @param options.begin characters before the first token.
+ */
 export function completionLogprobs(
   model: HymbaModel,
-  tokens: readonly DrawnToken[],
+  tokens: readonly (PromptToken | DrawnToken)[],
+  { begin, count }: { readonly begin: number; readonly count: number },
 ): CompletionLogprobs {
-  let offset = 0;
+  let end = begin;
   return {
     tokens: tokens.map(({ token }) => tokenText(model, token)),
-    token_logprobs: tokens.map(({ logprob }) => finite(logprob)),
-    top_logprobs: tokens.map(({ topLogprobs = [], ...drawn }) =>
-      Object.fromEntries(
-        [...topLogprobs, drawn].map(({ token, logprob }) => [
-          tokenText(model, token),
-          finite(logprob),
-        ]),
-      ),
-    ),
-    text_offset: tokens.map(({ token }) => {
-      const begin = offset;
-      offset += countCharacters(bytesOf(model, token));
-      return begin;
+    token_logprobs: tokens.map(({ logprob }) => (logprob === undefined ? null : finite(logprob))),
+    top_logprobs: tokens.map((token) => topLogprobs(model, token, count)),
+    text_offset: tokens.map((token) => {
+      const offset = end;
+      end += countCharacters(model, [token]);
+      return Math.max(0, offset);
     }),
   };
+}
+
+function topLogprobs(
+  model: HymbaModel,
+  { token, logprob, topLogprobs = [] }: PromptToken | DrawnToken,
+  count: number,
+): Record<string, number> | null {
+  if (logprob === undefined) return null;
+  const largest = new Map<string, number>();
+  for (const each of [...topLogprobs.slice(0, count), { token, logprob }]) {
+    const text = tokenText(model, each.token);
+    largest.set(text, Math.max(finite(each.logprob), largest.get(text) ?? -Infinity));
+  }
+  return Object.fromEntries(largest);
 }
 
 /** In the shape of /v1/chat/completions. */
@@ -92,7 +151,14 @@ function tokenText(model: HymbaModel, token: number): string {
   }
 }
 
-/** Characters that begin in these bytes. */
-function countCharacters(bytes: Uint8Array | undefined): number {
-  return bytes?.reduce((count, byte) => count + ((byte & 0xc0) === 0x80 ? 0 : 1), 0) ?? 0;
+/** Characters that begin in these tokens. */
+export function countCharacters(
+  model: HymbaModel,
+  tokens: readonly { readonly token: number }[],
+): number {
+  let count = 0;
+  for (const { token } of tokens) {
+    for (const byte of bytesOf(model, token) ?? []) if ((byte & 0xc0) !== 0x80) count++;
+  }
+  return count;
 }

@@ -7,6 +7,7 @@ import { optionalBoolean, optionalText } from "./body";
 const schema = field<JsonSchema>(
   (value) => typeof value === "boolean" || (typeof value === "object" && value !== null),
   "a JSON schema",
+  { type: ["object", "boolean"] },
 );
 
 /** `response_format`, as the library's `responseFormat`; undefined for any text. */

@@ -42,11 +42,14 @@ export class StopMatcher {
     return this.#found;
   }
 
-  /** Adds a piece of text. After a stop string was found, further text is dropped. */
-  push(piece: string): StopMatch {
+  /**
+   * Adds a piece of text. After a stop string was found, further text is dropped.
+   * @param mayEnd whether a stop string that this piece completes ends the text; else it is text.
+   */
+  push(piece: string, mayEnd = true): StopMatch {
     if (this.#found !== undefined) return { text: "", stop: this.#found };
     const text = this.#held + piece;
-    const match = this.#firstCompleted(text);
+    const match = mayEnd ? this.#firstCompleted(text) : undefined;
     if (match !== undefined) {
       this.#held = "";
       this.#found = match.stop;

@@ -130,6 +130,8 @@ class CacheLedger : public Napi::ObjectWrap<CacheLedger> {
                            InstanceMethod<&CacheLedger::resume>("resume"),
                            InstanceMethod<&CacheLedger::is_snapshot>("isSnapshot"),
                            InstanceMethod<&CacheLedger::take_copies>("takeCopies"),
+                           InstanceMethod<&CacheLedger::create_at>("createAt"),
+                           InstanceMethod<&CacheLedger::holdings>("holdings"),
                            InstanceMethod<&CacheLedger::own_pages>("ownPages"),
                            InstanceMethod<&CacheLedger::length>("length"),
                            InstanceMethod<&CacheLedger::position>("position"),
@@ -205,6 +207,23 @@ class CacheLedger : public Napi::ObjectWrap<CacheLedger> {
     object.Set("window", list(copies.pages.window));
     object.Set("slots", list(copies.slots));
     return object;
+  }
+
+  Napi::Value create_at(const Napi::CallbackInfo& info) {
+    return number(info, [&] { return table_.create_at(info[0].As<Napi::Number>().Int32Value()); });
+  }
+
+  Napi::Value holdings(const Napi::CallbackInfo& info) {
+    return guarded(info.Env(), [&] {
+      const SequenceHoldings held = table_.holdings(sequence_id(info));
+      Napi::Object object = to_js(info.Env(), {{"slot", held.state_slot}});
+      for (KvPool pool : kKvPools) {
+        Napi::Array pages = Napi::Array::New(info.Env(), held.pages[pool].size());
+        for (uint32_t i = 0; i < pages.Length(); ++i) pages.Set(i, held.pages[pool][i]);
+        object.Set(pool == KvPool::kGlobal ? "global" : "window", pages);
+      }
+      return object;
+    });
   }
 
   Napi::Value own_pages(const Napi::CallbackInfo& info) {

@@ -152,7 +152,10 @@ SpanInput span_from_js(const Napi::Object& object) {
   const Napi::Value sampling = object.Get("sampling");
   if (sampling.IsObject()) span.sampling = sampling_from_js(sampling.As<Napi::Object>());
   const Napi::Value targets = object.Get("targets");
-  if (targets.IsTypedArray()) span.targets = ints_from_js(targets);
+  if (targets.IsTypedArray()) {
+    span.targets = ints_from_js(targets);
+    span.num_target_tops = get_int(object, "targetTops");
+  }
   return span;
 }
 
@@ -165,8 +168,11 @@ Napi::Value to_js(Napi::Env env, const SpanOutput& output) {
     object.Set("topTokens", ints_to_js(env, output.sampled->top_tokens));
     object.Set("topLogprobs", floats_to_js(env, output.sampled->top_logprobs));
   }
-  if (!output.target_logprobs.empty())
+  if (!output.target_logprobs.empty()) {
     object.Set("targetLogprobs", floats_to_js(env, output.target_logprobs));
+    object.Set("targetTopTokens", ints_to_js(env, output.target_top_tokens));
+    object.Set("targetTopLogprobs", floats_to_js(env, output.target_top_logprobs));
+  }
   return object;
 }
 

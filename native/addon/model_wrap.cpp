@@ -32,6 +32,9 @@ class NativeModel final : public Napi::ObjectWrap<NativeModel> {
                              InstanceMethod<&NativeModel::resume>("resume"),
                              InstanceMethod<&NativeModel::is_snapshot>("isSnapshot"),
                              InstanceMethod<&NativeModel::own_pages>("ownPages"),
+                             InstanceMethod<&NativeModel::create_at>("createSequenceAt"),
+                             InstanceMethod<&NativeModel::read_sequence>("readSequence"),
+                             InstanceMethod<&NativeModel::write_sequence>("writeSequence"),
                              InstanceMethod<&NativeModel::step>("step"),
                              InstanceMethod<&NativeModel::trace>("trace"),
                              InstanceMethod<&NativeModel::dispose>("dispose")}));
@@ -167,6 +170,46 @@ class NativeModel final : public Napi::ObjectWrap<NativeModel> {
     return guarded(info.Env(), [&] {
       return Napi::Number::New(info.Env(),
                                model().own_pages(info[0].As<Napi::Number>().Int64Value()));
+    });
+  }
+
+  Napi::Value create_at(const Napi::CallbackInfo& info) {
+    return guarded(info.Env(), [&] {
+      const SequenceId id = model().create_at(info[0].As<Napi::Number>().Int32Value());
+      return Napi::Number::New(info.Env(), static_cast<double>(id));
+    });
+  }
+
+  // As it is after the steps that were asked for before.
+  Napi::Value read_sequence(const Napi::CallbackInfo& info) {
+    auto carried = guarded(info.Env(), [&] {
+      const SequenceId id = info[0].As<Napi::Number>().Int64Value();
+      model().image_bytes(id);  // refuses a sequence without tokens
+      return std::make_shared<CarriedSequence>(model().carry(id));
+    });
+    return run(info, [carried = std::move(carried)](Engine& engine) {
+      const auto image = std::make_shared<std::vector<char>>(loaded(engine).read(*carried));
+      return [image](Napi::Env env) -> Napi::Value {
+        return Napi::Buffer<char>::Copy(env, image->data(), image->size());
+      };
+    });
+  }
+
+  // Before the steps that are asked for later.
+  Napi::Value write_sequence(const Napi::CallbackInfo& info) {
+    const auto bytes = info[1].As<Napi::Uint8Array>();
+    std::vector<char> image(bytes.Data(), bytes.Data() + bytes.ByteLength());
+    auto carried = guarded(info.Env(), [&] {
+      const SequenceId id = info[0].As<Napi::Number>().Int64Value();
+      const size_t expected = model().image_bytes(id);
+      if (image.size() != expected)
+        fail(ErrorCode::kInvalidArgument, "an image of ", image.size(),
+             " bytes, but the sequence has ", expected);
+      return std::make_shared<CarriedSequence>(model().carry(id));
+    });
+    return run(info, [carried = std::move(carried), image = std::move(image)](Engine& engine) {
+      loaded(engine).write(*carried, image);
+      return [](Napi::Env env) { return env.Undefined(); };
     });
   }
 

@@ -134,12 +134,16 @@ void SequenceTable::take_pages(const std::vector<Span>& spans, const PerPool<int
 void SequenceTable::release_behind_window(Sequence& sequence) {
   PageRun& run = sequence.runs.window;
   if (layout_.pools.window.num_layers == 0) return;
-  const int oldest = std::max(0, text_tokens(sequence.position) - layout_.options.sliding_window);
-  const int first = oldest / kPageTokens;
+  const int first = first_in_window(text_tokens(sequence.position));
   const auto keep = run.text.begin() + (first - run.first);
   for (auto page = run.text.begin(); page != keep; ++page) pages_.window.release(*page);
   run.text.erase(run.text.begin(), keep);
   run.first = first;
+}
+
+// The first page of which the token after so many sees something.
+int SequenceTable::first_in_window(int length) const {
+  return std::max(0, length - layout_.options.sliding_window) / kPageTokens;
 }
 
 void SequenceTable::fill(const StepTables& tables) const {

@@ -84,6 +84,12 @@ struct CacheCopies {
   std::vector<Copy> slots;  // SSM and conv state
 };
 
+// What of the cache is a sequence's own, but for the shared prefix.
+struct SequenceHoldings {
+  int state_slot = 0;
+  PerPool<std::vector<int32_t>> pages;  // in the order of the text
+};
+
 class SequenceTable {
  public:
   explicit SequenceTable(const KvLayout& layout);
@@ -112,6 +118,12 @@ class SequenceTable {
   bool is_snapshot(SequenceId id) const;
   // Those that came up since they were taken last.
   CacheCopies take_copies();
+
+  // What has to be carried out of the cache to have a sequence elsewhere. Throws kDisposed.
+  SequenceHoldings holdings(SequenceId id) const;
+  // A sequence of so many text tokens, at least one, that holds what one has after as many: what
+  // that is has yet to be carried in. Throws kContextFull, kOutOfMemory.
+  SequenceId create_at(int length);
 
   // Text tokens so far. Throws kDisposed.
   int length(SequenceId id) const;
@@ -186,6 +198,7 @@ class SequenceTable {
   void check_exclusive(const Span& span, KvPool pool) const;
   void take_pages(const std::vector<Span>& spans, const PerPool<int64_t>& new_pages);
   void release_behind_window(Sequence& sequence);
+  int first_in_window(int length) const;
   void fill_pages(KvPool pool, std::span<int32_t> table) const;
 
   const KvLayout layout_;

@@ -1,6 +1,52 @@
 #include "model/cache.h"
 
 namespace hymba {
+namespace {
+
+// Where the parts of a sequence lie, in the order in which an image has them.
+std::vector<TensorView> parts_of(const SequenceHoldings& held, const CacheViews& cache) {
+  std::vector<TensorView> parts;
+  const auto add = [&](const TensorView& rows, int row) {
+    parts.push_back(rows.slice_rows(row, 1));
+  };
+  add(cache.history, held.state_slot);
+  for (size_t layer = 0; layer < cache.ssm_states.size(); ++layer) {
+    add(cache.ssm_states[layer], held.state_slot);
+    add(cache.conv_states[layer], held.state_slot);
+  }
+  for (KvPool pool : kKvPools)
+    for (int page : held.pages[pool]) add(cache.pages[pool], page);
+  return parts;
+}
+
+}  // namespace
+
+size_t image_bytes(const SequenceHoldings& held, const CacheViews& cache) {
+  size_t bytes = 0;
+  for (const TensorView& part : parts_of(held, cache)) bytes += part.bytes();
+  return bytes;
+}
+
+std::vector<char> read_image(const SequenceHoldings& held, const CacheViews& cache,
+                             Backend& backend) {
+  std::vector<char> image(image_bytes(held, cache));
+  char* to = image.data();
+  for (const TensorView& part : parts_of(held, cache)) {
+    backend.download(to, part.raw(), part.bytes());
+    to += part.bytes();
+  }
+  return image;
+}
+
+void write_image(const SequenceHoldings& held, std::span<const char> image, const CacheViews& cache,
+                 Backend& backend) {
+  check(image.size() == image_bytes(held, cache), "write_image: ", image.size(), " bytes");
+  const char* from = image.data();
+  for (const TensorView& part : parts_of(held, cache)) {
+    backend.upload(part.raw(), from, part.bytes());
+    from += part.bytes();
+  }
+}
 
 KvLayout make_kv_layout(const ModelConfig& config, const ModelOptions& options) {
   KvLayoutOptions layout;

@@ -2,6 +2,9 @@
 // history. Which page or slot belongs to whom is decided by SequenceTable; this is where they lie.
 #pragma once
 
+#include <span>
+#include <vector>
+
 #include "cache/kv_layout.h"
 #include "cache/sequence_table.h"
 #include "core/arena.h"
@@ -19,6 +22,14 @@ struct CacheViews {
 
 // Carries copies out, in the order of the stages.
 void copy_cache(const CacheCopies& copies, const CacheViews& cache, Backend& backend);
+
+// An image is a sequence outside of the cache: its token history, its states layer by layer, its
+// pages. How many bytes that takes follows from its length.
+size_t image_bytes(const SequenceHoldings& held, const CacheViews& cache);
+std::vector<char> read_image(const SequenceHoldings& held, const CacheViews& cache,
+                             Backend& backend);
+void write_image(const SequenceHoldings& held, std::span<const char> image, const CacheViews& cache,
+                 Backend& backend);
 
 KvLayout make_kv_layout(const ModelConfig& config, const ModelOptions& options);
 

@@ -170,6 +170,20 @@ SequenceId Model::resume(SequenceId snapshot, std::span<const int32_t> tokens) {
 
 bool Model::is_snapshot(SequenceId id) const { return table_.is_snapshot(id); }
 
+SequenceId Model::create_at(int length) { return table_.create_at(length); }
+
+size_t Model::image_bytes(SequenceId id) const {
+  if (table_.length(id) == 0)
+    fail(ErrorCode::kInvalidArgument, "the sequence has no tokens, expected one or more");
+  return hymba::image_bytes(table_.holdings(id), cache_);
+}
+
+CarriedSequence Model::carry(SequenceId id) {
+  check(!resumed_.contains(id), "carry: sequence ", id, " has not had a step");
+  SequenceHoldings held = table_.holdings(id);
+  return {std::move(held), table_.take_copies()};
+}
+
 CacheUsage Model::usage() const { return table_.usage(); }
 
 int Model::own_pages(SequenceId id) const { return table_.own_pages(id); }
@@ -224,6 +238,9 @@ void Model::check_spans(std::span<const SpanInput> spans) const {
       if (target < -1 || target >= config_.vocab_size)
         fail(ErrorCode::kInvalidArgument, "span ", s, ": target id ", target,
              " is out of range, expected -1 to ", config_.vocab_size - 1);
+    if (span.num_target_tops < 0 || span.num_target_tops > kMaxTopLogprobs)
+      fail(ErrorCode::kInvalidArgument, "span ", s, ": ", span.num_target_tops,
+           " tokens beside each target, expected 0 to ", kMaxTopLogprobs);
     if (span.sampling && span.sampling->bias_tokens.size() > kMaxLogitBias)
       fail(ErrorCode::kInvalidArgument, "span ", s, ": logit bias for ",
            span.sampling->bias_tokens.size(), " tokens, expected at most ", kMaxLogitBias);
@@ -323,6 +340,22 @@ std::vector<SpanOutput> Model::collect(PendingStep step) {
     }
   });
   return std::move(step.outputs);
+}
+
+std::vector<char> Model::read(const CarriedSequence& carried) {
+  std::vector<char> image;
+  guarded([&] {
+    copy_cache(carried.copies, cache_, *backend_);
+    image = read_image(carried.held, cache_, *backend_);
+  });
+  return image;
+}
+
+void Model::write(const CarriedSequence& carried, std::span<const char> image) {
+  guarded([&] {
+    copy_cache(carried.copies, cache_, *backend_);
+    write_image(carried.held, image, cache_, *backend_);
+  });
 }
 
 BegunStep Model::begin_trace(std::span<const int32_t> tokens) {

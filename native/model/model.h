@@ -27,9 +27,16 @@ struct MemoryPlan {
 MemoryPlan plan_memory(const ModelConfig& config, const ModelOptions& options,
                        const TensorTable& table, Backend& backend);
 
+// A sequence that is carried out of the cache or into it, and what has to be copied before.
+struct CarriedSequence {
+  SequenceHoldings held;
+  CacheCopies copies;
+};
+
 // Two threads share a model without a lock. One moves the integers that say who holds what of the
-// cache: it has all methods but `submit`, `collect` and `trace`, which are the other's. That one
-// has the memory of the backend, and runs steps in the order in which the first one began them.
+// cache: it has all methods but `submit`, `collect`, `read`, `write` and `trace`, which are the
+// other's. That one has the memory of the backend, and runs steps in the order in which the first
+// one began them.
 class Model {
  public:
   // Imports the weights and computes the meta prefix. Throws kModelFormat, kInvalidArgument,
@@ -51,6 +58,13 @@ class Model {
   bool is_snapshot(SequenceId id) const;
   int own_pages(SequenceId id) const;
 
+  // A sequence of so many tokens, the contents of which `write` has yet to bring.
+  SequenceId create_at(int length);
+  // Bytes of the sequence's image. Throws kDisposed, kInvalidArgument when it has no tokens.
+  size_t image_bytes(SequenceId id) const;
+  // What `read` or `write` needs of the cache as it is now; one of them is to follow.
+  CarriedSequence carry(SequenceId id);
+
   // Moves the cache on for the spans, one a sequence, in one forward pass: takes pages, lets
   // lengths advance, and writes down what the stages will read. All or nothing: when it throws, no
   // sequence has changed. From then on the cache is as if the step had run: what it gives back may
@@ -65,6 +79,10 @@ class Model {
   PendingStep submit(BegunStep step);
   // Waits for a step. Throws what went wrong on the device; then the model is lost.
   std::vector<SpanOutput> collect(PendingStep step);
+  // The image of a sequence as it was after the steps that were begun before `carry`.
+  std::vector<char> read(const CarriedSequence& carried);
+  // Brings an image of image_bytes() to where a sequence lies.
+  void write(const CarriedSequence& carried, std::span<const char> image);
   // Runs what `begin_trace` began. Every activation of the given layers, M + T rows each.
   std::vector<TraceTensor> trace(const BegunStep& step, std::span<const int> layers);
 

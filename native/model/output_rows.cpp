@@ -68,6 +68,41 @@ class OutputChunk {
     }
   }
 
+  // What a greedy draw lists; the tokens that it draws are those of nobody.
+  void read_tops(std::span<const OutputRow> rows, std::vector<SpanOutput>& outputs) {
+    const Workspace& w = context_.workspace;
+    std::vector<SamplingRow> options;
+    for (const OutputRow& row : rows)
+      options.push_back({.temperature = 0, .num_top_logprobs = row.num_tops});
+    context_.backend.upload(w.top_rows.raw(), options.data(), options.size() * sizeof options[0]);
+    Arena arena(w.tops.raw(), w.tops.bytes());
+    const DrawnTokens tops = lay_out_drawn(count_, arena);
+    context_.backend.sample({.logits = logits_,
+                             .rows = w.top_rows.slice_rows(0, count_),
+                             .bias_tokens = w.bias_tokens,
+                             .bias_values = w.bias_values,
+                             .masks = w.masks,
+                             .history = context_.cache.history,
+                             .token = tops.tokens,
+                             .logprob = tops.logprobs,
+                             .top_tokens = tops.top_tokens,
+                             .top_logprobs = tops.top_logprobs});
+    std::vector<int32_t> tokens(count_ * kMaxTopLogprobs);
+    std::vector<float> logprobs(tokens.size());
+    context_.backend.download(tokens.data(), tops.top_tokens.raw(), tops.top_tokens.bytes());
+    context_.backend.download(logprobs.data(), tops.top_logprobs.raw(), tops.top_logprobs.bytes());
+    for (size_t i = 0; i < rows.size(); ++i) {
+      if (rows[i].target_idx < 0) continue;
+      const size_t count = rows[i].num_tops, begin = rows[i].target_idx * count;
+      const auto place = [&](const auto& values, auto& list) {
+        list.resize(std::max(list.size(), begin + count));
+        std::copy_n(values.data() + i * kMaxTopLogprobs, count, list.data() + begin);
+      };
+      place(tokens, outputs[rows[i].span].target_top_tokens);
+      place(logprobs, outputs[rows[i].span].target_top_logprobs);
+    }
+  }
+
  private:
   const ForwardContext& context_;
   const StepBlock& block_;
@@ -92,9 +127,11 @@ OutputPlan::OutputPlan(std::span<const SpanInput> spans) {
       if (!span.targets.empty() && span.targets[t] >= 0) {
         wanted.target = span.targets[t];
         wanted.target_idx = num_targets++;
+        wanted.num_tops = span.num_target_tops;
       }
       wants_logits = wants_logits || wanted.logits_idx >= 0;
       wants_targets = wants_targets || wanted.target_idx >= 0;
+      wants_tops = wants_tops || wanted.num_tops > 0;
       if (last && span.sampling.has_value())
         rows.push_back(wanted);
       else if (wanted.logits_idx >= 0 || wanted.target_idx >= 0)
@@ -119,6 +156,7 @@ void draw_and_read_rows(const ForwardContext& context, const StepBlock& block,
     chunk.draw();
     if (plan.wants_logits) chunk.read_logits(rows, outputs);
     if (plan.wants_targets) chunk.read_targets(rows, outputs);
+    if (plan.wants_tops) chunk.read_tops(rows, outputs);
   }
 }
 

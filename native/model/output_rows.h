@@ -18,6 +18,7 @@ struct OutputRow {
   int logits_idx = -1;  // place among the span's rows of logits; -1: none are wanted
   int target_idx = -1;  // place among the span's targets; -1: none
   int32_t target = -1;
+  int num_tops = 0;  // most probable tokens to list beside the target
 };
 
 // The rows of a step, those that tokens are drawn of first.
@@ -28,6 +29,7 @@ struct OutputPlan {
   size_t num_sampled = 0;
   bool wants_logits = false;
   bool wants_targets = false;
+  bool wants_tops = false;
 
   // Whether the host needs nothing but the drawn tokens: the stages need not be waited for then.
   bool only_draws() const { return !wants_logits && !wants_targets; }
@@ -37,7 +39,8 @@ struct OutputPlan {
 // sequences' last.
 void draw_tokens(const ForwardContext& context, const StepBlock& block);
 
-// The same, and brings logits and the targets' log-probabilities of all rows to the host.
+// The same, and brings logits, the targets' log-probabilities and what is listed beside them, of
+// all rows, to the host.
 void draw_and_read_rows(const ForwardContext& context, const StepBlock& block,
                         const OutputPlan& plan, std::vector<SpanOutput>& outputs);
 

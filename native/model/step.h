@@ -33,6 +33,8 @@ struct SpanInput {
   std::optional<SamplingRequest> sampling;
   // Empty, or one a token: the token whose log-probability after that row is wanted; -1: none.
   std::vector<int32_t> targets;
+  // The most probable tokens that are listed beside each target, up to kMaxTopLogprobs.
+  int num_target_tops = 0;
 };
 
 // The token drawn after a span.
@@ -46,7 +48,10 @@ struct SampledToken {
 struct SpanOutput {
   std::vector<float> logits;  // [rows, V]: one row for kLast, one a token for kAll
   std::optional<SampledToken> sampled;
-  std::vector<float> target_logprobs;  // of the targets ≥ 0, in order
+  // Of the targets ≥ 0, in order.
+  std::vector<float> target_logprobs;
+  std::vector<int32_t> target_top_tokens;  // [targets, num_target_tops], most probable first
+  std::vector<float> target_top_logprobs;
 };
 
 // One activation of a traced pass, as fp32.

@@ -41,7 +41,7 @@ Workspace plan_workspace(const ModelConfig& config, const ModelOptions& options,
   const auto activations = [&](int64_t width) { return rows(max_tokens, width); };
 
   Workspace w;
-  Arena step_block, drawn;
+  Arena step_block, drawn, tops;
   lay_out_step({max_tokens, max_spans, max_tokens, max_spans}, layout, step_block);
   w.step_block = words(step_block.bytes());
   lay_out_drawn(max_spans, drawn);
@@ -71,6 +71,9 @@ Workspace plan_workspace(const ModelConfig& config, const ModelOptions& options,
   w.logits = arena.take(DType::kF32, {kLogitRows, config.vocab_size});
   w.targets = arena.take(DType::kI32, {kLogitRows});
   w.target_logprobs = arena.take(DType::kF32, {kLogitRows});
+  w.top_rows = arena.take(DType::kI32, {kLogitRows, sizeof(SamplingRow) / sizeof(int32_t)});
+  lay_out_drawn(kLogitRows, tops);
+  w.tops = words(tops.bytes());
   w.bias_tokens = arena.take(DType::kI32, {max_spans * kMaxLogitBias});
   w.bias_values = arena.take(DType::kF32, {max_spans * kMaxLogitBias});
   w.masks = arena.take(DType::kI32, {max_spans, mask_words(config.vocab_size)});

@@ -38,6 +38,8 @@ struct Workspace {
   TensorView logits;           // [R, V] f32
   TensorView targets;          // [R] i32
   TensorView target_logprobs;  // [R] f32
+  TensorView top_rows;         // [R, sizeof(SamplingRow)/4] i32
+  TensorView tops;             // [bytes/4] i32: DrawnTokens of at most R rows
   TensorView bias_tokens;      // [S·kMaxLogitBias] i32
   TensorView bias_values;      // [S·kMaxLogitBias] f32
   TensorView masks;            // [S, mask_words(V)] i32

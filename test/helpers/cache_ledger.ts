@@ -91,6 +91,8 @@ export interface CacheLedger {
   resume(snapshot: number): number;
   isSnapshot(id: number): boolean;
   takeCopies(): Readonly<Record<PoolName | "slots", Copies>>;
+  createAt(length: number): number;
+  holdings(id: number): Readonly<Record<PoolName, readonly number[]>> & { readonly slot: number };
   ownPages(id: number): number;
   length(id: number): number;
   position(id: number): number;

@@ -107,6 +107,60 @@ export class CacheModel {
     return sequence;
   }
 
+  /** A sequence that comes with what one of so many tokens holds. */
+  createAt(length: number): void {
+    const id = this.ledger.createAt(length);
+    const position = this.#options.numMetaTokens + length;
+    const { slot, ...pages } = this.ledger.holdings(id);
+    const sequence: Sequence = {
+      id,
+      cold: false,
+      position,
+      started: true,
+      slot,
+      text: { global: new Map(), window: new Map() },
+      meta: { global: [], window: [] },
+      ancestors: [],
+      proven: false,
+    };
+    for (const pool of this.#pools) {
+      this.#pagesAt(length, pool).forEach((page, i) => {
+        const found = pages[pool][i]!;
+        sequence.text[pool].set(page, found);
+        for (let token = 0; token < pageTokens; ++token) {
+          const at = position - length + page * pageTokens + token;
+          if (at < position)
+            this.#memory[pool][found * pageTokens + token] = this.#owner(sequence, at);
+        }
+      });
+    }
+    this.#states[slot] = this.#owner(sequence, position - 1);
+    this.live.push(sequence);
+    this.checkUsage();
+    this.#checkHoldings(sequence);
+  }
+
+  /** The text pages that a sequence of so many tokens holds. */
+  #pagesAt(length: number, pool: PoolName): number[] {
+    const { numMetaTokens } = this.#options;
+    return Array.from({ length: Math.ceil(length / pageTokens) }, (_, page) => page).filter(
+      (page) => {
+        const lastKey = numMetaTokens + page * pageTokens + pageTokens - 1;
+        return this.#visible(Math.max(numMetaTokens + length, lastKey), lastKey, pool);
+      },
+    );
+  }
+
+  /** What would be carried out of the cache is all that the sequence has. */
+  #checkHoldings({ id, slot, text }: Sequence): void {
+    const held = this.ledger.holdings(id);
+    assert(held.slot === slot, "holds slot", held.slot);
+    for (const pool of poolNames) {
+      const pages = [...text[pool]].sort(([a], [b]) => a - b).map(([, page]) => page);
+      assert(held[pool].join() === pages.join(), "holds", pool, "pages", held[pool].join());
+    }
+  }
+
   release(sequence: Sequence): void {
     this.ledger.release(sequence.id);
     const list = this.live.includes(sequence) ? this.live : this.snapshots;
@@ -232,6 +286,15 @@ export class CacheModel {
     return new Set(ok ? [] : ["ERR_OUT_OF_MEMORY"]);
   }
 
+  /** The same for one that comes with so many tokens. */
+  createAtErrors(length: number): Set<string> {
+    const codes = this.createErrors(false);
+    if (length > this.#options.maxContextTokens) codes.add("ERR_CONTEXT_FULL");
+    for (const pool of this.#pools)
+      if (this.#pagesAt(length, pool).length > this.#numFree(pool)) codes.add("ERR_OUT_OF_MEMORY");
+    return codes;
+  }
+
   /** The codes that a step may fail with; none: it must work. */
   stepErrors(requests: readonly SpanRequest[]): Set<string> {
     const codes = new Set<string>();
@@ -287,6 +350,8 @@ export class CacheModel {
     this.ledger.endStep();
     requests.forEach(({ numTokens }, s) => this.#commit(spans[s]!, numTokens));
     this.checkUsage();
+    for (const sequence of spans)
+      if (this.#text(sequence.position) > 0) this.#checkHoldings(sequence);
   }
 
   /** The ledger counts what the model holds, page for page and slot for slot. */

@@ -22,6 +22,7 @@ export class FakeTerminal implements CliIo {
   out = "";
   err = "";
   #interrupted: (() => void) | undefined;
+  #terminated: (() => void) | undefined;
 
   /** @param input what is piped in; undefined leaves stdin open. */
   constructor(input: string | undefined = undefined, isTTY = false) {
@@ -44,6 +45,16 @@ export class FakeTerminal implements CliIo {
   onInterrupt(listener: () => void): () => void {
     this.#interrupted = listener;
     return () => (this.#interrupted = undefined);
+  }
+
+  onTerminate(listener: () => void): () => void {
+    this.#terminated = listener;
+    return () => (this.#terminated = undefined);
+  }
+
+  /** Sends SIGTERM. */
+  terminate(): void {
+    this.#terminated?.();
   }
 
   /** Presses Ctrl-C. */

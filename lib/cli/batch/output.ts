@@ -2,7 +2,7 @@ import { type FileHandle, open } from "node:fs/promises";
 import { z } from "zod";
 import { HymbaError } from "../../errors";
 import type { ErrorBody } from "../../openai/api_error";
-import type { ApiResponse } from "../../openai/endpoint";
+import type { ApiResponse } from "../../openai/answer";
 import type { BatchLine } from "./input";
 import { readLines } from "./line_reader";
 

@@ -1,6 +1,6 @@
 import { randomUUID } from "node:crypto";
 import { ApiError, requestError } from "../../openai/api_error";
-import { answer, type Served } from "../../openai/endpoint";
+import { answer, type Served } from "../../openai/answer";
 import { type BatchLine, readBatch } from "./input";
 import { type BatchOutput, ID_PREFIX, type OutputLine } from "./output";
 
@@ -56,7 +56,11 @@ async function answerLine(
   }
   const request_id = randomUUID();
   try {
-    const body = await answer(served, request.endpoint, request.body, signal);
+    const asked = await request.endpoint(served.model, request.body);
+    if (asked.stream !== undefined) {
+      throw new ApiError("stream must be false: the answers of a batch are whole", "stream");
+    }
+    const body = await answer(served, asked, signal);
     return { ...line, response: { status_code: 200, request_id, body } };
   } catch (error) {
     const fault = requestError(error);

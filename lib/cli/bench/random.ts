@@ -12,8 +12,8 @@ export class RandomData {
   constructor(seed: number) {
     this.#state = seed | 0;
     for (let i = 0; i < POOL; i += 2) {
-      const radius = Math.sqrt(-2 * Math.log(1 - this.#next()));
-      const angle = 2 * Math.PI * this.#next();
+      const radius = Math.sqrt(-2 * Math.log(1 - this.uniform()));
+      const angle = 2 * Math.PI * this.uniform();
       this.#normals[i] = radius * Math.cos(angle);
       this.#normals[i + 1] = radius * Math.sin(angle);
     }
@@ -40,7 +40,12 @@ export class RandomData {
 
   /** An integer in [0, below). */
   integer(below: number): number {
-    return Math.floor(this.#next() * below);
+    return Math.floor(this.uniform() * below);
+  }
+
+  /** A time between two events that come independently of one another, `mean` apart. */
+  interval(mean: number): number {
+    return -Math.log(1 - this.uniform()) * mean;
   }
 
   #repeat<T extends Float32Array | Uint16Array>(pool: T, data: T): T {
@@ -53,8 +58,8 @@ export class RandomData {
     return data;
   }
 
-  /** SplitMix32, in [0, 1). */
-  #next(): number {
+  /** A number in [0, 1), by SplitMix32. */
+  uniform(): number {
     this.#state = (this.#state + 0x9e3779b9) | 0;
     let z = this.#state;
     z = Math.imul(z ^ (z >>> 16), 0x21f0aaad);
